@@ -1,0 +1,226 @@
+"""One run as typed data, two levels deep: YAML in, YAML out, every field by its dotted name on the command line.
+
+pydantic checks types and refuses unknown keys; its structured errors become one line that names the value, the rule
+and the mend (`validate`). The docstring under a field is its help text.
+"""
+
+from __future__ import annotations
+
+import difflib
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from danet.errors import InputError
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """What all parts of a configuration share: no unknown key, no value that changes after it was checked."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+AnySection = TypeVar("AnySection", bound=Section)
+
+
+class ModelConfig(Section):
+    """The arguments of `danet.create_model`."""
+
+    head: Literal["danet", "pam", "cam", "fcn"] = "danet"
+    """danet, one of its branches alone (pam, cam), or fcn, the same without attention."""
+    backbone: str = "resnet50"
+    """Any timm backbone that gives feature maps."""
+    num_classes: Count = 19
+    in_channels: Count = 3
+    output_stride: Literal[8, 16, 32] = 8
+    """Pixels per place of the last feature map."""
+    multi_grid: tuple[Count, ...] = ()
+    """Dilations of the last stage's blocks, such as (4, 8, 16); empty: none."""
+    out_indices: tuple[int, ...] = (-2, -1)
+    """The backbone's feature maps to keep; the last feeds the head, the one before it the auxiliary head."""
+    channels: Count | None = None
+    """Width of the head; by default a quarter of the backbone's last stage (paper, section 3.2)."""
+    auxiliary: bool = False
+    """An FCN head on the feature map before the last, for training alone."""
+    align_corners: bool = False
+    """How logits are resized; true for the original's weights, false for most of mmsegmentation's."""
+    channel_rule: Literal["official", "paper"] = "official"
+    """Channel attention's softmax: of max − energy (the authors' code) or of the energy (the paper's text)."""
+    dropout: Share = 0.1
+    pretrained: bool = False
+    """Start from timm's published weights of the backbone."""
+
+
+class DataConfig(Section):
+    """Where images and masks come from, and how they are varied in training."""
+
+    source: Literal["camvid", "folder", "scenes"] = "scenes"
+    """The layout: a published data set's, a folder of your own (images/, masks/, labels.yaml), or drawn scenes."""
+    root: str | None = None
+    """The data set's folder; scenes need none."""
+    count: Count = 500
+    """Drawn scenes for training (a fifth of it, at most 100, for validation)."""
+    size: tuple[Count, Count] = (192, 256)
+    """Height and width of drawn scenes."""
+    crop: tuple[Count, Count] = (192, 256)
+    """Height and width of a training crop."""
+    scale: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (1.0, 1.0)
+    """Smallest and largest random scale."""
+    flip: Share = 0.5
+    """Probability of a horizontal flip."""
+    photometric: Share = 0.0
+    """Strength of random brightness, contrast and saturation."""
+    batch_size: Count = 8
+    workers: Annotated[int, Field(ge=0)] = 1
+    """Processes that read and vary samples; their number changes no result."""
+
+
+class OptimConfig(Section):
+    """The optimizer, its schedule and the losses."""
+
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-3
+    """Peak learning rate of the backbone; the schedule is poly: lr · (1 − step/steps)^power."""
+    weight_decay: Rate = 1e-2
+    """Not applied to norms, biases and gates."""
+    momentum: Share = 0.9
+    """SGD's momentum."""
+    head_factor: Rate = 1.0
+    """The heads' learning rate as a multiple of the backbone's (10 in the paper's code)."""
+    gate_factor: Rate = 10.0
+    """The gates' learning rate as a multiple of the head's."""
+    power: Rate = 0.9
+    steps: Count = 1000
+    warmup: Annotated[int, Field(ge=0)] = 0
+    """Steps of linear warm-up."""
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay of the weights' moving average, which is validated and kept instead of them; 0: none."""
+    clip: Rate = 0.0
+    """Largest norm of the gradient; 0: unbounded."""
+    class_weights: Literal["none", "enet"] = "none"
+    """enet: 1 / ln(1.02 + share of the class's pixels)."""
+    branch_weight: Rate = 1.0
+    """Weight of the position and channel classifiers' losses."""
+    auxiliary_weight: Rate = 0.4
+
+
+class Preprocess(Section):
+    """What an image goes through before the network; kept in the bundle, so that weights and input cannot drift."""
+
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    """Per channel, of values in 0 … 1."""
+    std: tuple[Annotated[float, Field(gt=0)], ...] = (0.229, 0.224, 0.225)
+    longest: Count | None = 1024
+    """Larger images are shrunk to this longest side, and their prediction is enlarged again."""
+
+
+class RunConfig(Section):
+    """One training run."""
+
+    name: str = "run"
+    """The run's folder under runs/."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    device: str = "auto"
+    """auto: cuda, mps, xpu or cpu, in this order."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """auto: bfloat16 where this device computes faster in it."""
+    validate_every: Count = 500
+    """Steps between validations; the last step is always validated."""
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    optim: OptimConfig = OptimConfig()
+    preprocess: Preprocess = Preprocess()
+
+    def to_yaml(self) -> str:
+        """The whole configuration as YAML that `read_config` takes back."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, default_flow_style=None)
+
+
+def read_config(recipe: str | Path | None = None, overrides: dict[str, str] | None = None) -> RunConfig:
+    """A recipe's name or a YAML file, with fields overridden by dotted name (values are read as YAML).
+
+    Raises InputError for an unknown recipe, key or value.
+    """
+    values = _read_yaml(_find_recipe(recipe)) if recipe is not None else {}
+    for name, text in (overrides or {}).items():
+        *sections, field = name.split(".")
+        target = values
+        for section in sections:
+            target = target.setdefault(section, {})
+            if not isinstance(target, dict):
+                raise InputError(f"{recipe}: {section} is {target!r}; it is a section of fields, such as {name}.")
+        target[field] = yaml.safe_load(text)
+    return validate(RunConfig, values, str(recipe or "command line"))
+
+
+def validate(section: type[AnySection], values: dict[str, Any], where: str) -> AnySection:
+    """`values` as a checked `section`; the first fault is an InputError that begins with `where`."""
+    try:
+        return section.model_validate(values)
+    except ValidationError as error:
+        raise InputError(f"{where}: {_describe(error, section)}") from None
+
+
+def fields(section: type[Section] = RunConfig, prefix: str = "") -> dict[str, tuple[Any, str]]:
+    """Every field's dotted name with its default and its help text."""
+    found: dict[str, tuple[Any, str]] = {}
+    for name, field in section.model_fields.items():
+        if isinstance(field.default, Section):
+            found |= fields(type(field.default), f"{prefix}{name}.")
+        else:
+            found[prefix + name] = (field.default, field.description or "")
+    return found
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """`Did you mean …?` for a mistyped word, or the list of what is known."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"Did you mean {close[0]}?" if close else f"Known: {', '.join(known)}."
+
+
+def recipes() -> list[str]:
+    """The names of the recipes that come with the package."""
+    return sorted(
+        Path(entry.name).stem
+        for entry in resources.files("danet.recipes").iterdir()
+        if entry.name.endswith(".yaml")
+    )
+
+
+def _find_recipe(recipe: str | Path) -> Path:
+    path = Path(recipe)
+    if path.suffix in (".yaml", ".yml"):
+        return path
+    if str(recipe) not in recipes():
+        raise InputError(f"There is no recipe {str(recipe)!r}. {nearest(str(recipe), recipes())}")
+    return Path(str(resources.files("danet.recipes") / f"{recipe}.yaml"))
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}.") from None
+    if values is not None and not isinstance(values, dict):
+        raise InputError(f"{path} holds {type(values).__name__}; a configuration is a mapping of fields.")
+    return values or {}
+
+
+def _describe(error: ValidationError, section: type[Section]) -> str:
+    """The first fault in one line."""
+    fault = error.errors(include_url=False)[0]
+    path = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        known = list(fields(section)) + [name for name in section.model_fields]
+        return f"there is no key {path}. {nearest(path, sorted(known))}"
+    rule = fault["msg"]
+    return f"{path} is {fault['input']!r}; {rule[0].lower()}{rule[1:]}."

@@ -1,0 +1,1 @@
+"""Scores: a confusion matrix and what follows from it."""

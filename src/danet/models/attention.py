@@ -1,0 +1,108 @@
+"""Position and channel attention as drop-in modules: B×C×H×W in, the same out (paper, sections 3.2 and 3.3).
+
+Each adds what it gathers to its input through a gate that starts at 0, so a fresh module is the identity. The maths is
+in danet.ops; parameters correspond to the authors' `PAM_Module` and `CAM_Module`.
+"""
+
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from danet.ops.channel import channel_attention
+from danet.ops.position import position_attention
+
+
+class BranchTrace(NamedTuple):
+    """What one branch did on one batch: how open it is, and what any row or column of its map follows from.
+
+    `share` is ‖gate · E‖ / ‖A‖ for each image. Channel attention has no query, key and log-sum-exp here.
+    """
+
+    gate: float
+    share: Float[Tensor, " b"]
+    query: Float[Tensor, "b n d"] | None = None
+    key: Float[Tensor, "b n d"] | None = None
+    logsumexp: Float[Tensor, "b n"] | None = None
+
+
+class PositionAttention(nn.Module):
+    """Every place gathers from all places that resemble it: E = gate · softmax(Q Kᵀ) V + A, without a scale of 1/√d.
+
+    Memory is linear in H·W. Query and key are `key_channels` wide, by default an eighth of `channels`.
+    """
+
+    def __init__(self, channels: int, key_channels: int | None = None) -> None:
+        super().__init__()
+        key_channels = key_channels or max(channels // 8, 1)
+        self.query = nn.Conv2d(channels, key_channels, 1)
+        self.key = nn.Conv2d(channels, key_channels, 1)
+        self.value = nn.Conv2d(channels, channels, 1)
+        self.gate = nn.Parameter(torch.zeros(1))
+
+    def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        query, key, value = self.project(features)
+        gathered = position_attention(query, key, value)
+        return self.gate * places_to_map(gathered, features) + features
+
+    def project(
+        self, features: Float[Tensor, "b c h w"]
+    ) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b n d"], Float[Tensor, "b n c"]]:
+        """Query, key and value of every place."""
+        # An energy of 50 rounded to bfloat16 is off by 0.1, which the softmax turns into 10 %: no autocast here.
+        with torch.autocast(features.device.type, enabled=False):
+            precise = features.to(self.query.weight.dtype)
+            query, key = self.query(precise), self.key(precise)
+        return map_to_places(query), map_to_places(key), map_to_places(self.value(features))
+
+    def trace(self, features: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b c h w"], BranchTrace]:
+        """`forward`, and what its map follows from."""
+        query, key, value = self.project(features)
+        gathered, logsumexp = position_attention(query, key, value, return_logsumexp=True)
+        gathered = places_to_map(gathered, features)
+        trace = BranchTrace(self.gate.item(), share(self.gate, gathered, features), query, key, logsumexp)
+        return self.gate * gathered + features, trace
+
+
+class ChannelAttention(nn.Module):
+    """Every channel gathers from the other channels: E = gate · X A + A with the C×C map X; no convolutions.
+
+    `rule` is "official", softmax(max − A Aᵀ) as in the authors' code, or "paper", softmax(A Aᵀ) as in their text.
+    """
+
+    def __init__(self, rule: Literal["official", "paper"] = "official") -> None:
+        super().__init__()
+        self.rule = rule
+        self.gate = nn.Parameter(torch.zeros(1))
+
+    def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        return self.gate * self.gather(features) + features
+
+    def gather(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """X A: each channel as its map mixes it."""
+        return channel_attention(features.flatten(2), rule=self.rule).view_as(features)
+
+    def trace(self, features: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b c h w"], BranchTrace]:
+        """`forward`, and how much it changed."""
+        gathered = self.gather(features)
+        trace = BranchTrace(self.gate.item(), share(self.gate, gathered, features))
+        return self.gate * gathered + features, trace
+
+
+def map_to_places(features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n c"]:
+    """Feature maps as a list of places, row by row; a view, and free for channels-last maps."""
+    return features.flatten(2).transpose(1, 2)
+
+
+def places_to_map(places: Float[Tensor, "b n c"], like: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    """The inverse of `map_to_places`, with the height and width of `like`."""
+    return places.transpose(1, 2).unflatten(2, like.shape[2:])
+
+
+def share(
+    gate: Tensor, gathered: Float[Tensor, "b c h w"], features: Float[Tensor, "b c h w"]
+) -> Float[Tensor, " b"]:
+    """‖gate · E‖ / ‖A‖ of each image: how much of a branch's output comes through its attention."""
+    energy = (gate * gathered).float().flatten(1).norm(dim=1)
+    return (energy / features.float().flatten(1).norm(dim=1).clamp_min(1e-12)).detach()

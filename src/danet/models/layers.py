@@ -1,0 +1,36 @@
+"""The two layers that every head is made of."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class ConvNormAct(nn.Sequential):
+    """3×3 convolution → BatchNorm → ReLU, as before and after each attention module (paper, figure 2)."""
+
+    conv: nn.Conv2d
+    norm: nn.BatchNorm2d
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.add_module("conv", nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False))
+        self.add_module("norm", nn.BatchNorm2d(out_channels))
+        self.add_module("act", nn.ReLU(inplace=True))
+
+
+class Classifier(nn.Conv2d):
+    """Dropout of whole channels, then a 1×1 convolution to class logits."""
+
+    def __init__(self, in_channels: int, num_classes: int, dropout: float = 0.1) -> None:
+        super().__init__(in_channels, num_classes, 1)
+        self.dropout = dropout
+
+    def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k h w"]:
+        return super().forward(F.dropout2d(input, self.dropout, self.training))
+
+
+def resize(logits: Float[Tensor, "b k h w"], size: torch.Size, align_corners: bool) -> Float[Tensor, "b k H W"]:
+    """Logits (never labels) at another size, bilinear, in float32 at least: it runs once, just before the argmax."""
+    precise = logits if logits.dtype == torch.float64 else logits.float()
+    return F.interpolate(precise, size=size, mode="bilinear", align_corners=align_corners)

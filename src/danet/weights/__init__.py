@@ -1,0 +1,1 @@
+"""Weights on disk: bundles, and the names that other code bases use."""

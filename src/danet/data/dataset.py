@@ -1,0 +1,120 @@
+"""Samples, the data set that gives them, and the order in which training sees them: all without any random state."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.utils.data
+from torchvision import tv_tensors
+
+from danet.data.labels import LabelSpace
+from danet.data.parallel import Progress, parallel_map
+from danet.errors import InputError
+
+Key = int | tuple[int, int]
+"""A sample's index, or its epoch and index."""
+
+
+class Item(NamedTuple):
+    """One image with its mask, not yet read.
+
+    name: the image's path, or what else tells it; load: gives the image, uint8 H×W×3, and the mask's raw file values,
+    uint8 or uint16 H×W, and can be pickled; mask: the mask's path, for errors about its values.
+    """
+
+    name: str
+    load: Callable[[], tuple[np.ndarray, np.ndarray]]
+    mask: str = ""
+
+
+class Sample(NamedTuple):
+    """One image with its mask, read: uint8 3×H×W; uint8 H×W class indices, IGNORE_INDEX where not labelled."""
+
+    image: tv_tensors.Image
+    mask: tv_tensors.Mask
+    name: str
+
+
+class Dataset(torch.utils.data.Dataset[Sample]):
+    """Items as samples. `dataset[i]` is sample i as in epoch 0, `dataset[epoch, i]` as in that epoch.
+
+    transform: (image, mask) → (image, mask), drawing its randomness from torch's CPU generator. What it draws follows
+    from (seed, epoch, i) alone: not from other samples, workers or earlier calls.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[Item],
+        labels: LabelSpace,
+        transform: Callable[[tv_tensors.Image, tv_tensors.Mask], Any] | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.items = list(items)
+        self.labels = labels
+        self.transform = transform
+        self.seed = seed
+        self._memory: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, key: Key) -> Sample:
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        pixels, indices = self._memory[index] if self._memory else self._read(self.items[index])
+        image, mask = tv_tensors.Image(pixels), tv_tensors.Mask(indices)
+        if self.transform is not None:
+            with torch.random.fork_rng(devices=[]):
+                # not torch.manual_seed, which would also seed the GPUs' generators, and they are not forked
+                torch.default_generator.manual_seed(stateless_seed(self.seed, epoch, index))
+                image, mask = self.transform(image, mask)
+        return Sample(image, mask, self.items[index].name)
+
+    def preload(self, workers: int = 0, progress: Progress | None = None) -> None:
+        """Read all items into memory once, in `workers` threads; raises InputError for the first that is faulty."""
+        if not self._memory:
+            self._memory = list(parallel_map(self._read, self.items, workers, progress))
+
+    def _read(self, item: Item) -> tuple[torch.Tensor, torch.Tensor]:
+        image, mask = item.load()
+        indices = self.labels.to_indices(mask, item.mask or f"The mask of {item.name}")
+        return torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(indices)
+
+
+def stateless_seed(*parts: int | str) -> int:
+    """A seed of 63 bits that follows from `parts` alone, and differs where any of them does."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1
+
+
+def epoch_order(seed: int, epoch: int, length: int) -> list[int]:
+    """The order of `length` samples in `epoch`: a permutation that follows from (seed, epoch, length) alone."""
+    generator = torch.Generator().manual_seed(stateless_seed("order", seed, epoch))
+    return torch.randperm(length, generator=generator).tolist()
+
+
+class EpochBatches:
+    """Batches of (epoch, index) keys without end, from the global step `start_step` on: a DataLoader's `batch_sampler`.
+
+    An epoch's last, incomplete batch is left out. Step s is the same batch whatever step the run was resumed from.
+    Raises InputError where `length` does not fill one batch.
+    """
+
+    def __init__(self, length: int, batch_size: int, seed: int, start_step: int = 0) -> None:
+        if length < batch_size:
+            raise InputError(
+                f"The batch size is {batch_size}, but there are {length} training images; a batch holds each at most "
+                f"once. Set data.batch_size to {max(length, 1)} or less, or add images."
+            )
+        self.length, self.batch_size, self.seed, self.start_step = length, batch_size, seed, start_step
+        self.batches_per_epoch = length // batch_size
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        epoch, skipped = divmod(self.start_step, self.batches_per_epoch)
+        while True:
+            order = epoch_order(self.seed, epoch, self.length)
+            for batch in range(skipped, self.batches_per_epoch):
+                yield [(epoch, index) for index in order[batch * self.batch_size : (batch + 1) * self.batch_size]]
+            epoch, skipped = epoch + 1, 0

@@ -1,0 +1,206 @@
+"""What the numbers in a mask mean: class names, colours, and the way from file values to class indices.
+
+The folder labels/ beside this file holds one YAML file a data set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from jaxtyping import Integer, UInt8
+
+from danet.config import nearest
+from danet.errors import InputError
+
+IGNORE_INDEX = 255
+"""The index of pixels that neither training nor scoring counts, in every mask inside danet."""
+_UNKNOWN = 254
+_MOST_CLASSES = 254
+_KEYS = ("name", "names", "colours", "ids", "ignore")
+_PACKAGED = Path(__file__).parent / "labels"
+
+Colour = tuple[int, int, int]
+
+
+def default_colours(count: int) -> tuple[Colour, ...]:
+    """`count` distinct colours, none black: PASCAL VOC's (VOCdevkit, VOClabelcolormap.m) from entry 1 on."""
+
+    def channel(index: int, shift: int) -> int:
+        return sum((index >> (3 * bit + shift) & 1) << (7 - bit) for bit in range(8))
+
+    return tuple((channel(i, 0), channel(i, 1), channel(i, 2)) for i in range(1, count + 1))
+
+
+@dataclass(frozen=True)
+class LabelSpace:
+    """The classes of a data set and how its mask files spell them.
+
+    names: one a class, in the order of the class indices; colours: RGB, by default distinct ones;
+    ids: file value → class index, by default the identity; ignore: file values that mean "not labelled".
+    Raises InputError where these contradict each other.
+    """
+
+    name: str
+    names: tuple[str, ...]
+    colours: tuple[Colour, ...] = ()
+    ids: Mapping[int, int] = field(default_factory=dict, hash=False)
+    ignore: tuple[int, ...] = (IGNORE_INDEX,)
+
+    def __post_init__(self) -> None:
+        count = len(self.names)
+        if not self.colours:
+            object.__setattr__(self, "colours", default_colours(count))
+        if not self.ids:
+            object.__setattr__(self, "ids", {index: index for index in range(count)})
+        if not 1 <= count <= _MOST_CLASSES:
+            raise InputError(f"Labels {self.name}: {count} names; 1 to {_MOST_CLASSES} classes are possible.")
+        twice = next((name for name in self.names if self.names.count(name) > 1), None)
+        if twice is not None:
+            raise InputError(f"Labels {self.name}: the name {twice!r} is there twice; give each class its own.")
+        if len(self.colours) != count:
+            raise InputError(
+                f"Labels {self.name}: {len(self.colours)} colours for {count} names; give one a class, or none."
+            )
+        for colour in self.colours:
+            if len(colour) != 3 or not all(0 <= value <= 255 for value in colour):
+                raise InputError(f"Labels {self.name}: the colour {list(colour)} is not three values of 0 to 255.")
+        for value, index in self.ids.items():
+            if not 0 <= index < count:
+                raise InputError(
+                    f"Labels {self.name}: ids sends {value} to class {index}; classes are 0 to {count - 1}."
+                )
+        for value in (*self.ids, *self.ignore):
+            if not 0 <= value <= 65535:
+                raise InputError(f"Labels {self.name}: the file value {value} is outside 0 to 65535.")
+        both = next((value for value in self.ignore if value in self.ids), None)
+        if both is not None:
+            raise InputError(
+                f"Labels {self.name}: {both} is a class ({self.names[self.ids[both]]}) and is ignored; "
+                "take it out of ignore, or list under ids (file value: class index) what is a class."
+            )
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.names)
+
+    def index(self, name: str) -> int:
+        """The class index of `name`; raises InputError for an unknown one."""
+        if name not in self.names:
+            raise InputError(f"There is no class {name!r}. {nearest(name, list(self.names))}")
+        return self.names.index(name)
+
+    def to_indices(self, mask: Integer[np.ndarray, "h w"], source: str = "The mask") -> UInt8[np.ndarray, "h w"]:
+        """File values (uint8 or uint16) as class indices, IGNORE_INDEX where ignored.
+
+        Raises InputError for a value outside the space, beginning with `source`, with its first pixel in reading order.
+        """
+        indices = self._table[mask] if mask.dtype == np.uint16 else self._table[:256][mask]
+        if indices.max(initial=0) >= _UNKNOWN and (unknown := indices == _UNKNOWN).any():
+            y, x = (int(place) for place in np.unravel_index(unknown.argmax(), mask.shape))
+            value = int(mask[y, x])
+            raise InputError(
+                f"{source} holds the value {value} at pixel ({x}, {y}); labels {self.name!r} know {_ranges(self.ids)} "
+                f"and ignore {_ranges(self.ignore)}. Correct the mask, or map {value} under ids or ignore."
+            )
+        return indices
+
+    def palette(self) -> list[int]:
+        """768 values for PIL's putpalette; what is no class is black."""
+        return self._colour_table.ravel().tolist()
+
+    def colour_image(self, indices: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
+        """Class indices as RGB; ignored pixels are black."""
+        return self._colour_table[indices]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON and YAML values that `from_dict` takes back."""
+        return {
+            "name": self.name,
+            "names": list(self.names),
+            "colours": [list(colour) for colour in self.colours],
+            "ids": {str(value): index for value, index in self.ids.items()},
+            "ignore": list(self.ignore),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], where: str = "labels") -> LabelSpace:
+        """A space from JSON or YAML values; unknown keys or wrong types raise InputError, beginning with `where`."""
+        unknown = next((key for key in values if key not in _KEYS), None)
+        if unknown is not None:
+            raise InputError(f"{where}: there is no key {unknown!r}. {nearest(str(unknown), list(_KEYS))}")
+        names = values.get("names")
+        if not isinstance(names, (list, tuple)):
+            raise InputError(f"{where}: names is {names!r}; list the classes, such as names: [road, car].")
+        wrong = [name for name in names if not isinstance(name, str)]
+        if wrong:
+            raise InputError(f"{where}: the name {wrong[0]!r} is no text; YAML needs quotes around it.")
+        try:
+            return cls(
+                name=str(values.get("name", where)),
+                names=tuple(names),
+                colours=tuple(_triple(colour) for colour in values.get("colours") or ()),
+                ids={int(value): int(index) for value, index in (values.get("ids") or {}).items()},
+                ignore=tuple(int(value) for value in values.get("ignore", (IGNORE_INDEX,))),
+            )
+        except (TypeError, AttributeError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(
+                f"{where}: {error}; write colours as [[r, g, b], …], ids as {{file value: class index}}, "
+                "ignore as [file value, …]."
+            ) from None
+
+    @classmethod
+    def load(cls, name_or_path: str | Path) -> LabelSpace:
+        """A packaged space by name (`camvid`) or one from a YAML file; raises InputError."""
+        path = Path(name_or_path)
+        if path.suffix.lower() not in (".yaml", ".yml"):
+            packaged = sorted(entry.stem for entry in _PACKAGED.glob("*.yaml"))
+            if str(name_or_path) not in packaged:
+                raise InputError(f"There are no labels {str(name_or_path)!r}. {nearest(str(name_or_path), packaged)}")
+            path = _PACKAGED / f"{name_or_path}.yaml"
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
+        except yaml.YAMLError as error:
+            raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}.") from None
+        if not isinstance(values, dict):
+            raise InputError(f"{path} holds no keys; write names: [road, car] and, if need be, colours, ids, ignore.")
+        name = path.stem if path.parent == _PACKAGED else path.resolve().parent.name
+        return cls.from_dict({"name": name, **values}, str(path))
+
+    @cached_property
+    def _table(self) -> UInt8[np.ndarray, " values"]:
+        table = np.full(65536, _UNKNOWN, np.uint8)
+        table[list(self.ignore)] = IGNORE_INDEX
+        table[list(self.ids)] = list(self.ids.values())
+        return table
+
+    @cached_property
+    def _colour_table(self) -> UInt8[np.ndarray, "256 3"]:
+        table = np.zeros((256, 3), np.uint8)
+        table[: self.num_classes] = self.colours
+        return table
+
+
+def _triple(colour: Any) -> Colour:
+    red, green, blue = (int(value) for value in colour)
+    return red, green, blue
+
+
+def _ranges(values: Mapping[int, int] | tuple[int, ...]) -> str:
+    """`0 to 10, 255` for file values in any order."""
+    runs: list[list[int]] = []
+    for value in sorted(set(values)):
+        if runs and value == runs[-1][-1] + 1:
+            runs[-1] = [runs[-1][0], value]
+        else:
+            runs.append([value])
+    return ", ".join(" to ".join(str(end) for end in run) for run in runs) or "nothing"

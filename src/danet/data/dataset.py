@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.utils.data
+from jaxtyping import UInt8
 from torchvision import tv_tensors
 
 from danet.data.labels import LabelSpace
@@ -57,15 +58,16 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         self.labels = labels
         self.transform = transform
         self.seed = seed
-        self._memory: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._memory: list[tuple[np.ndarray, np.ndarray]] = []
 
     def __len__(self) -> int:
         return len(self.items)
 
     def __getitem__(self, key: Key) -> Sample:
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        pixels, indices = self._memory[index] if self._memory else self._read(self.items[index])
-        image, mask = tv_tensors.Image(pixels), tv_tensors.Mask(indices)
+        pixels, indices = self.arrays(index)
+        image = tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1))
+        mask = tv_tensors.Mask(torch.from_numpy(indices))
         if self.transform is not None:
             with torch.random.fork_rng(devices=[]):
                 # not torch.manual_seed, which would also seed the GPUs' generators, and they are not forked
@@ -76,12 +78,15 @@ class Dataset(torch.utils.data.Dataset[Sample]):
     def preload(self, workers: int = 0, progress: Progress | None = None) -> None:
         """Read all items into memory once, in `workers` threads; raises InputError for the first that is faulty."""
         if not self._memory:
-            self._memory = list(parallel_map(self._read, self.items, workers, progress))
+            self._memory = list(parallel_map(self.arrays, range(len(self)), workers, progress))
 
-    def _read(self, item: Item) -> tuple[torch.Tensor, torch.Tensor]:
+    def arrays(self, index: int) -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"]]:
+        """Item `index` as image and class indices, from memory or read now; raises InputError naming a faulty file."""
+        if self._memory:
+            return self._memory[index]
+        item = self.items[index]
         image, mask = item.load()
-        indices = self.labels.to_indices(mask, item.mask or f"The mask of {item.name}")
-        return torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(indices)
+        return image, self.labels.to_indices(mask, item.mask or f"The mask of {item.name}")
 
 
 def stateless_seed(*parts: int | str) -> int:

@@ -1,0 +1,120 @@
+import json
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from danet.data.labels import IGNORE_INDEX, LabelSpace, default_colours
+from danet.errors import InputError
+
+CAMVID = ["sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"]
+
+
+@pytest.mark.parametrize("name", ["camvid", "scenes"])
+def test_packaged_spaces(name):
+    space = LabelSpace.load(name)
+    assert (space.name, space.names, space.num_classes) == (name, tuple(CAMVID), 11)
+    assert space.colours[space.index("road")] == (128, 64, 128)
+    assert space.colours[space.index("bicyclist")] == (0, 128, 192)
+    values = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    assert space.to_indices(values).ravel().tolist() == [*range(11), IGNORE_INDEX]
+
+
+@given(st.data())
+def test_to_indices_is_the_map_of_each_pixel(data):
+    wide = data.draw(st.booleans())
+    largest = 65535 if wide else 255
+    values = data.draw(st.lists(st.integers(0, largest), min_size=3, max_size=20, unique=True))
+    cut = data.draw(st.integers(1, len(values) - 1))
+    ids = {value: data.draw(st.integers(0, 4)) for value in values[:cut]}
+    space = LabelSpace("any", tuple("abcde"), ids=ids, ignore=tuple(values[cut:]))
+    mask = np.array(data.draw(st.lists(st.sampled_from(values), min_size=6, max_size=6)))
+    mask = mask.reshape(2, 3).astype(np.uint16 if wide else np.uint8)
+    indices = space.to_indices(mask)
+    assert indices.dtype == np.uint8
+    assert indices.tolist() == [[ids.get(int(value), IGNORE_INDEX) for value in row] for row in mask]
+
+
+@pytest.mark.parametrize(("value", "dtype"), [(204, np.uint8), (254, np.uint8), (300, np.uint16), (65535, np.uint16)])
+def test_a_value_outside_names_value_and_first_pixel(value, dtype):
+    mask = np.zeros((4, 5), dtype)
+    mask[1, 3] = mask[2, 0] = mask[3, 4] = value
+    mask[0, 0] = 255
+    with pytest.raises(InputError) as error:
+        LabelSpace("street", ("road", "car", "tree")).to_indices(mask, "masks/a.png")
+    message = str(error.value)
+    assert f"masks/a.png holds the value {value} at pixel (3, 1)" in message
+    assert "know 0 to 2 and ignore 255" in message
+    assert "\n" not in message
+
+
+def test_binary_masks_of_0_and_255():
+    space = LabelSpace("binary", ("background", "crack"), ids={0: 0, 255: 1}, ignore=())
+    assert space.to_indices(np.array([[0, 255, 0]], np.uint8)).tolist() == [[0, 1, 0]]
+
+
+def test_colours():
+    colours = default_colours(254)
+    assert len({*colours, (0, 0, 0)}) == 255
+    assert colours[:3] == ((128, 0, 0), (0, 128, 0), (128, 128, 0))  # VOC's aeroplane, bicycle, bird
+    space = LabelSpace.load("camvid")
+    indices = np.array([[0, 3, 255]], np.uint8)
+    assert space.colour_image(indices).tolist() == [[[128, 128, 128], [128, 64, 128], [0, 0, 0]]]
+    assert np.reshape(space.palette(), (256, 3))[indices].tolist() == space.colour_image(indices).tolist()
+
+
+def test_json_and_pickle_keep_everything():
+    space = LabelSpace("x", ("a", "b"), ((1, 2, 3), (4, 5, 6)), {7: 0, 8: 1, 300: 1}, (0, 255))
+    assert LabelSpace.from_dict(json.loads(json.dumps(space.to_dict()))) == space
+    assert pickle.loads(pickle.dumps(space)) == space
+    assert hash(space) == hash(LabelSpace.from_dict(space.to_dict()))
+
+
+@pytest.mark.parametrize(
+    ("yaml", "told"),
+    [
+        ("names: []", "0 names"),
+        ("names: [a, a]", "'a' is there twice"),
+        ("names: [yes, no]", "True is no text"),
+        ("names: road", "names is 'road'"),
+        ("nmaes: [a]", "no key 'nmaes'. Did you mean names?"),
+        ("names: [a, b]\ncolours: [[1, 2, 3]]", "1 colours for 2 names"),
+        ("names: [a]\ncolours: [[1, 2, 300]]", "the colour [1, 2, 300]"),
+        ("names: [a]\ncolours: [[1, 2]]", "write colours as"),
+        ("names: [a]\ncolours: [red]", "write colours as"),
+        ("names: [a]\nids: {0: 1}", "ids sends 0 to class 1"),
+        ("names: [a]\nids: [0, 1]", "write colours as"),
+        ("names: [a]\nids: {70000: 0}", "70000 is outside 0 to 65535"),
+        ("names: [a, b]\nignore: [1]", "1 is a class (b) and is ignored"),
+        ("names: [a]\nignore: 255", "write colours as"),
+        ("names: [a", "is not YAML"),
+        ("", "holds no keys"),
+    ],
+)
+def test_a_wrong_labels_file_says_what_and_where(tmp_path, yaml, told):
+    path = tmp_path / "labels.yaml"
+    path.write_text(yaml, encoding="utf-8")
+    with pytest.raises(InputError) as error:
+        LabelSpace.load(path)
+    assert told in str(error.value)
+    assert "\n" not in str(error.value)
+    if "Labels " not in str(error.value):
+        assert str(path) in str(error.value)
+
+
+def test_unknown_names_get_the_nearest(tmp_path):
+    with pytest.raises(InputError, match="Did you mean camvid"):
+        LabelSpace.load("camvd")
+    with pytest.raises(InputError, match="Did you mean bicyclist"):
+        LabelSpace.load("camvid").index("bicylist")
+    with pytest.raises(InputError, match=r"nowhere\.yaml cannot be read: No such file"):
+        LabelSpace.load(tmp_path / "nowhere.yaml")
+
+
+def test_more_classes_than_a_byte_holds():
+    with pytest.raises(InputError, match="255 names; 1 to 254"):
+        LabelSpace("many", tuple(map(str, range(255))))
+    many = LabelSpace("many", tuple(map(str, range(254))))
+    assert many.to_indices(np.array([[0, 253, 255]], np.uint8)).tolist() == [[0, 253, 255]]

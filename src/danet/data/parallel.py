@@ -1,4 +1,4 @@
-"""The same function over many items in threads, in order: decoding and NumPy leave the interpreter's lock free."""
+"""The same function over many items in threads, in order: decoding files leaves the interpreter's lock free."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ def parallel_map(
 ) -> Iterator[Out]:
     """Results in the order of `items`, from `workers` threads (0: none); the first item's error that fails is raised.
 
-    Threads, not processes: they need no `if __name__ == "__main__"` in a user's script, and copy nothing.
+    Threads, not processes: they need no `if __name__ == "__main__"` in a user's script, and copy nothing. They help
+    with files (decoding 367 images: half the time with 2); drawn scenes are many short NumPy calls, best with none.
     """
     if workers == 0:
         yield from _counted(map(function, items), len(items), progress)

@@ -1,0 +1,1 @@
+"""Pictures: label overlays, attention maps, curves, and one self-contained HTML report."""

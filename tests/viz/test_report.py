@@ -140,6 +140,7 @@ def test_the_pictures_are_what_was_given(page: Page):
     assert tuple(pixels[30, 100]) == (*SPACE.colours[0], 255)
     assert tuple(pixels[30, 400]) == (*SPACE.colours[1], 255)
     assert pixels[5, 400, 3] == 0, "unlabelled pixels are transparent"
+    assert f"{NASTY} · pixel accuracy 12.3 %" in page.text
     assert "pixel accuracy 54.5 %" in page.text  # 24,000 of 44,000 labelled pixels
 
 

@@ -49,10 +49,10 @@ class Triple(NamedTuple):
 
 
 class WorstImage(NamedTuple):
-    """An image with a low score (0 to 1), as a picture that shows why: an overlay, say."""
+    """An image that was scored low, as a picture that shows why: the overlay of its prediction, say, without legend."""
 
     name: str
-    score: float
+    pixel_accuracy: float
     picture: Image.Image
 
 

@@ -30,7 +30,18 @@ _HOME = {
     "load": "danet.inference.segmenter",
     "train": "danet.training.loop",
 }
-__all__ = ["__version__", "ops", *_HOME]  # noqa: PLE0604 - the keys are strings
+__all__ = [
+    "ChannelAttention",
+    "InputError",
+    "PositionAttention",
+    "Segmenter",
+    "__version__",
+    "create_model",
+    "evaluate",
+    "load",
+    "ops",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

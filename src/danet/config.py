@@ -19,6 +19,12 @@ from danet.errors import InputError
 Share = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+Head = Literal["danet", "pam", "cam", "fcn"]
+ChannelRule = Literal["official", "paper"]
+
+
+SMALLEST_SIDE = 32
+"""In pixels: a network of stride 32 sees nothing in less."""
 
 
 class Section(BaseModel):
@@ -33,7 +39,7 @@ AnySection = TypeVar("AnySection", bound=Section)
 class ModelConfig(Section):
     """The arguments of `danet.create_model`."""
 
-    head: Literal["danet", "pam", "cam", "fcn"] = "danet"
+    head: Head = "danet"
     """danet, one of its branches alone (pam, cam), or fcn, the same without attention."""
     backbone: str = "resnet50"
     """Any timm backbone that gives feature maps."""
@@ -51,7 +57,7 @@ class ModelConfig(Section):
     """An FCN head on the feature map before the last, for training alone."""
     align_corners: bool = False
     """How logits are resized; true for the original's weights, false for most of mmsegmentation's."""
-    channel_rule: Literal["official", "paper"] = "official"
+    channel_rule: ChannelRule = "official"
     """Channel attention's softmax: of max − energy (the authors' code) or of the energy (the paper's text)."""
     dropout: Share = 0.1
     pretrained: bool = False
@@ -76,7 +82,7 @@ class DataConfig(Section):
     flip: Share = 0.5
     """Probability of a horizontal flip."""
     photometric: Share = 0.0
-    """Strength of random brightness, contrast and saturation."""
+    """Strength of random brightness, contrast and saturation, and of hue at a quarter of it."""
     batch_size: Count = 8
     workers: Annotated[int, Field(ge=0)] = 1
     """Processes that read and vary samples; their number changes no result."""
@@ -188,9 +194,7 @@ def nearest(word: str, known: list[str]) -> str:
 def recipes() -> list[str]:
     """The names of the recipes that come with the package."""
     return sorted(
-        Path(entry.name).stem
-        for entry in resources.files("danet.recipes").iterdir()
-        if entry.name.endswith(".yaml")
+        Path(entry.name).stem for entry in resources.files("danet.recipes").iterdir() if entry.name.endswith(".yaml")
     )
 
 

@@ -24,7 +24,7 @@ SETTINGS = {
 
 
 def outputs(name: str, dtype: torch.dtype, **changes) -> dict[str, torch.Tensor]:
-    """Our logits under the golden file's names: at the input's size for the original, at stride 8 for mmsegmentation."""
+    """Our logits under the golden file's names: at the input's size for the original's, else at stride 8."""
     layout, settings = SETTINGS[name]
     facts = json.loads((GOLDEN / f"{name}.json").read_text())
     state = {key: torch.from_numpy(np.asarray(fill(key, tuple(shape)))) for key, shape in facts["tensors"]}

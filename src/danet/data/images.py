@@ -10,10 +10,9 @@ import numpy as np
 from jaxtyping import UInt8, UInt16
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from danet.config import SMALLEST_SIDE
 from danet.errors import InputError
 
-SMALLEST_SIDE = 32
-"""In pixels; a network of stride 32 sees nothing in less."""
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 
 

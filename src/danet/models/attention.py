@@ -4,12 +4,13 @@ Each adds what it gathers to its input through a gate that starts at 0, so a fre
 in danet.ops; parameters correspond to the authors' `PAM_Module` and `CAM_Module`.
 """
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from danet.config import ChannelRule
 from danet.ops.channel import channel_attention
 from danet.ops.position import position_attention
 
@@ -17,11 +18,13 @@ from danet.ops.position import position_attention
 class BranchTrace(NamedTuple):
     """What one branch did on one batch: how open it is, and what any row or column of its map follows from.
 
-    `share` is ‖gate · E‖ / ‖A‖ for each image. Channel attention has no query, key and log-sum-exp here.
+    `share` is ‖gate · E‖ / ‖A‖ for each image, `grid` the features' height and width. Channel attention has no query,
+    key and log-sum-exp here.
     """
 
     gate: float
     share: Float[Tensor, " b"]
+    grid: tuple[int, int]
     query: Float[Tensor, "b n d"] | None = None
     key: Float[Tensor, "b n d"] | None = None
     logsumexp: Float[Tensor, "b n"] | None = None
@@ -44,7 +47,7 @@ class PositionAttention(nn.Module):
     def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         query, key, value = self.project(features)
         gathered = position_attention(query, key, value)
-        return self.gate * places_to_map(gathered, features) + features
+        return features + self.gate * places_to_map(gathered, features)
 
     def project(
         self, features: Float[Tensor, "b c h w"]
@@ -61,8 +64,8 @@ class PositionAttention(nn.Module):
         query, key, value = self.project(features)
         gathered, logsumexp = position_attention(query, key, value, return_logsumexp=True)
         gathered = places_to_map(gathered, features)
-        trace = BranchTrace(self.gate.item(), share(self.gate, gathered, features), query, key, logsumexp)
-        return self.gate * gathered + features, trace
+        traced = trace(self.gate, gathered, features)._replace(query=query, key=key, logsumexp=logsumexp)
+        return features + self.gate * gathered, traced
 
 
 class ChannelAttention(nn.Module):
@@ -71,13 +74,13 @@ class ChannelAttention(nn.Module):
     `rule` is "official", softmax(max − A Aᵀ) as in the authors' code, or "paper", softmax(A Aᵀ) as in their text.
     """
 
-    def __init__(self, rule: Literal["official", "paper"] = "official") -> None:
+    def __init__(self, rule: ChannelRule = "official") -> None:
         super().__init__()
-        self.rule = rule
+        self.rule: ChannelRule = rule
         self.gate = nn.Parameter(torch.zeros(1))
 
     def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        return self.gate * self.gather(features) + features
+        return features + self.gate * self.gather(features)
 
     def gather(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """X A: each channel as its map mixes it."""
@@ -86,8 +89,7 @@ class ChannelAttention(nn.Module):
     def trace(self, features: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b c h w"], BranchTrace]:
         """`forward`, and how much it changed."""
         gathered = self.gather(features)
-        trace = BranchTrace(self.gate.item(), share(self.gate, gathered, features))
-        return self.gate * gathered + features, trace
+        return features + self.gate * gathered, trace(self.gate, gathered, features)
 
 
 def map_to_places(features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n c"]:
@@ -100,9 +102,11 @@ def places_to_map(places: Float[Tensor, "b n c"], like: Float[Tensor, "b c h w"]
     return places.transpose(1, 2).unflatten(2, like.shape[2:])
 
 
-def share(
-    gate: Tensor, gathered: Float[Tensor, "b c h w"], features: Float[Tensor, "b c h w"]
-) -> Float[Tensor, " b"]:
-    """‖gate · E‖ / ‖A‖ of each image: how much of a branch's output comes through its attention."""
+def trace(
+    gate: Float[Tensor, "1"], gathered: Float[Tensor, "b c h w"], features: Float[Tensor, "b c h w"]
+) -> BranchTrace:
+    """How open a branch is, and how much of its output comes through its attention, image by image."""
     energy = (gate * gathered).float().flatten(1).norm(dim=1)
-    return (energy / features.float().flatten(1).norm(dim=1).clamp_min(1e-12)).detach()
+    share = energy / features.float().flatten(1).norm(dim=1).clamp_min(1e-12)
+    height, width = features.shape[-2:]
+    return BranchTrace(gate.item(), share.detach(), (height, width))

@@ -1,8 +1,10 @@
 """timm backbones as feature extractors with a chosen output stride; the only file that knows timm."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import timm
+from timm.models import FeatureInfo
 from torch import nn
 
 from danet.config import nearest
@@ -51,6 +53,11 @@ def create_backbone(
     return backbone
 
 
+def feature_widths(backbone: nn.Module) -> list[int]:
+    """The channels of each feature map that `backbone` returns."""
+    return cast(FeatureInfo, backbone.feature_info).channels()
+
+
 def _set_multi_grid(backbone: nn.Module, name: str, dilations: Sequence[int]) -> None:
     """Dilations of the last stage's 3×3 convolutions, one for each block (paper, section 4.2.2; timm has no option)."""
     stage = getattr(backbone, "layer4", None)
@@ -63,7 +70,7 @@ def _set_multi_grid(backbone: nn.Module, name: str, dilations: Sequence[int]) ->
     for block, dilation in zip(stage, dilations, strict=True):
         for layer in block.modules():
             if isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3):
-                layer.dilation = layer.padding = (dilation, dilation)
+                layer.dilation, layer.padding = (dilation, dilation), (dilation, dilation)
 
 
 def _nearest_backbone(name: str) -> str:

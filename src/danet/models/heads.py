@@ -3,11 +3,13 @@
 Parameter names are for good: bundles store them, and danet.weights.layouts maps the published names to them.
 """
 
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from danet.config import ChannelRule
 from danet.models.attention import BranchTrace, ChannelAttention, PositionAttention
 from danet.models.layers import Classifier, ConvNormAct
 
@@ -28,7 +30,7 @@ class DANetHead(nn.Module):
         num_classes: int,
         channels: int,
         dropout: float = 0.1,
-        channel_rule: Literal["official", "paper"] = "official",
+        channel_rule: ChannelRule = "official",
     ) -> None:
         super().__init__()
         self.position_in = ConvNormAct(in_channels, channels)
@@ -69,7 +71,7 @@ class BranchHead(nn.Module):
         channels: int,
         branch: Literal["position", "channel"],
         dropout: float = 0.1,
-        channel_rule: Literal["official", "paper"] = "official",
+        channel_rule: ChannelRule = "official",
     ) -> None:
         super().__init__()
         self.branch = branch
@@ -88,14 +90,12 @@ class BranchHead(nn.Module):
 
 
 class FCNHead(nn.Module):
-    """`depth` convolutions and a classifier: with 2 the attention-free twin of one branch, with 1 the auxiliary head."""
+    """`depth` convolutions and a classifier: with 2 one branch without its attention, with 1 the auxiliary head."""
 
-    def __init__(
-        self, in_channels: int, num_classes: int, channels: int, dropout: float = 0.1, depth: int = 2
-    ) -> None:
+    def __init__(self, in_channels: int, num_classes: int, channels: int, dropout: float = 0.1, depth: int = 2) -> None:
         super().__init__()
         widths = [in_channels] + [channels] * depth
-        self.layers = nn.Sequential(*(ConvNormAct(a, b) for a, b in zip(widths, widths[1:], strict=False)))
+        self.layers = nn.Sequential(*(ConvNormAct(a, b) for a, b in pairwise(widths)))
         self.classifier = Classifier(channels, num_classes, dropout)
 
     def forward(self, features: Float[Tensor, "b c h w"]) -> HeadOutput:

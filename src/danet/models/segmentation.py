@@ -1,18 +1,16 @@
 """The whole network: backbone, head, and logits at the input's own size."""
 
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from danet.config import SMALLEST_SIDE, Head, ModelConfig, validate
 from danet.errors import InputError
 from danet.models.attention import BranchTrace
-from danet.models.backbone import create_backbone
+from danet.models.backbone import create_backbone, feature_widths
 from danet.models.heads import BranchHead, DANetHead, FCNHead, HeadOutput
 from danet.models.layers import resize
-
-SMALLEST_SIDE = 32
 
 
 class SegmentationOutput(NamedTuple):
@@ -50,7 +48,9 @@ class SegmentationModel(nn.Module):
         """The backbone's feature maps; too small an input would lose all of its places."""
         if min(images.shape[-2:]) < SMALLEST_SIDE:
             size = "×".join(str(side) for side in images.shape[-2:])
-            raise InputError(f"The input is {size} pixels; each side must be at least {SMALLEST_SIDE}: enlarge it first.")
+            raise InputError(
+                f"The input is {size} pixels; each side must be at least {SMALLEST_SIDE}: enlarge it first."
+            )
         return self.backbone(images)
 
     def assemble(
@@ -58,55 +58,50 @@ class SegmentationModel(nn.Module):
     ) -> SegmentationOutput:
         """The head's output with its logits at the images' size, and the auxiliary head's while training."""
         auxiliary = self.auxiliary(features[-2]).logits if self.auxiliary is not None and self.training else None
-        return SegmentationOutput(
-            resize(head.logits, images.shape[-2:], self.align_corners), head.branches, auxiliary
-        )
+        return SegmentationOutput(resize(head.logits, images.shape[-2:], self.align_corners), head.branches, auxiliary)
 
 
 def create_model(
-    head: Literal["danet", "pam", "cam", "fcn"] = "danet",
-    backbone: str = "resnet50",
-    num_classes: int = 19,
-    *,
-    in_channels: int = 3,
-    output_stride: int = 8,
-    multi_grid: Sequence[int] = (),
-    out_indices: Sequence[int] = (-2, -1),
-    channels: int | None = None,
-    auxiliary: bool = False,
-    align_corners: bool = False,
-    channel_rule: Literal["official", "paper"] = "official",
-    dropout: float = 0.1,
-    pretrained: bool = False,
+    head: Head = "danet", backbone: str = "resnet50", num_classes: int = 19, **settings: Any
 ) -> SegmentationModel:
-    """A segmentation network by name; danet.config.ModelConfig explains the arguments.
+    """A segmentation network by name; `settings` are the other fields of danet.config.ModelConfig, which explains them.
 
-    Raises InputError for a head, backbone, stride or multi-grid that does not exist.
+    Raises InputError for an unknown setting, and for a backbone, stride or multi-grid that does not exist.
     """
-    body = create_backbone(
-        backbone,
-        in_channels=in_channels,
-        output_stride=output_stride,
-        multi_grid=multi_grid,
-        out_indices=out_indices,
-        pretrained=pretrained,
+    values = {"head": head, "backbone": backbone, "num_classes": num_classes, **settings}
+    return build_model(validate(ModelConfig, values, "create_model"))
+
+
+def build_model(config: ModelConfig) -> SegmentationModel:
+    """The network that `config` describes; raises InputError as `create_model` does."""
+    backbone = create_backbone(
+        config.backbone,
+        in_channels=config.in_channels,
+        output_stride=config.output_stride,
+        multi_grid=config.multi_grid,
+        out_indices=config.out_indices,
+        pretrained=config.pretrained,
     )
-    widths: list[int] = body.feature_info.channels()  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
-    width = channels or max(widths[-1] // 4, 1)
-    match head:
-        case "danet":
-            top = DANetHead(widths[-1], num_classes, width, dropout, channel_rule)
-        case "pam":
-            top = BranchHead(widths[-1], num_classes, width, "position", dropout)
-        case "cam":
-            top = BranchHead(widths[-1], num_classes, width, "channel", dropout, channel_rule)
-        case "fcn":
-            top = FCNHead(widths[-1], num_classes, width, dropout)
-        case _:
-            raise InputError(f"head is {head!r}; it must be danet, pam, cam or fcn.")
-    side = None
-    if auxiliary:
+    widths = feature_widths(backbone)
+    auxiliary = None
+    if config.auxiliary:
         if len(widths) < 2:
-            raise InputError(f"An auxiliary head needs two feature maps; out_indices is {tuple(out_indices)}: add one.")
-        side = FCNHead(widths[-2], num_classes, max(widths[-2] // 4, 1), dropout, depth=1)
-    return SegmentationModel(body, top, side, align_corners)
+            raise InputError(
+                f"An auxiliary head needs two feature maps; model.out_indices is {config.out_indices}: add one."
+            )
+        auxiliary = FCNHead(widths[-2], config.num_classes, max(widths[-2] // 4, 1), config.dropout, depth=1)
+    return SegmentationModel(backbone, build_head(config, widths[-1]), auxiliary, config.align_corners)
+
+
+def build_head(config: ModelConfig, in_channels: int) -> nn.Module:
+    """The head on feature maps of `in_channels`; its width is a quarter of them, if nobody says otherwise."""
+    width = config.channels or max(in_channels // 4, 1)
+    match config.head:
+        case "danet":
+            return DANetHead(in_channels, config.num_classes, width, config.dropout, config.channel_rule)
+        case "pam":
+            return BranchHead(in_channels, config.num_classes, width, "position", config.dropout)
+        case "cam":
+            return BranchHead(in_channels, config.num_classes, width, "channel", config.dropout, config.channel_rule)
+        case "fcn":
+            return FCNHead(in_channels, config.num_classes, width, config.dropout)

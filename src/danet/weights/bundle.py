@@ -9,6 +9,7 @@ import json
 import shutil
 import tempfile
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-import danet
 from danet.config import ModelConfig, Preprocess, validate
 from danet.data.labels import LabelSpace
 from danet.errors import InputError
-from danet.models.segmentation import SegmentationModel, create_model
+from danet.models.segmentation import SegmentationModel, build_model
 
 FORMAT = 1
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
@@ -48,7 +48,7 @@ def save_bundle(folder: str | Path, bundle: Bundle, half: bool = False) -> None:
         save_file(state, aside / WEIGHTS)
         config = {
             "format": FORMAT,
-            "danet": danet.__version__,
+            "danet": version("danet"),
             "model": bundle.model_config.model_dump(mode="json"),
             "labels": bundle.labels.to_dict(),
             "preprocess": bundle.preprocess.model_dump(mode="json"),
@@ -77,7 +77,9 @@ def load_bundle(folder: str | Path) -> Bundle:
         raise InputError(f"{folder} is no folder; a bundle is a folder with {WEIGHTS} and {CONFIG}.")
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
-            raise InputError(f"{folder} has no {name}; a bundle is a folder with {WEIGHTS} and {CONFIG}: copy it whole.")
+            raise InputError(
+                f"{folder} has no {name}; a bundle is a folder with {WEIGHTS} and {CONFIG}: copy it whole."
+            )
     config = _read_config(folder / CONFIG)
     digest = _sha256(folder / WEIGHTS)
     if digest != config["sha256"]:
@@ -86,10 +88,14 @@ def load_bundle(folder: str | Path) -> Bundle:
             "it was altered or cut short; copy the bundle again."
         )
     model_config = validate(ModelConfig, config["model"] | {"pretrained": False}, str(folder / CONFIG))
-    model = create_model(**dict(model_config))
+    model = build_model(model_config)
     try:
-        model.load_state_dict({name: tensor.float() if tensor.is_floating_point() else tensor
-                               for name, tensor in load_file(folder / WEIGHTS).items()})
+        model.load_state_dict(
+            {
+                name: tensor.float() if tensor.is_floating_point() else tensor
+                for name, tensor in load_file(folder / WEIGHTS).items()
+            }
+        )
     except (RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{folder / WEIGHTS} does not fit the model that {CONFIG} describes: {reason}.") from None

@@ -1,0 +1,356 @@
+"""The command line: one short function a command; what it takes to run one is imported inside it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from danet import __version__
+from danet.config import DataConfig, RunConfig, fields, nearest, read_config, recipes
+from danet.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from danet.training.loop import Event
+
+DONE, FAILED, WRONG, PARTLY, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code: 0 done, 1 failed, 2 wrong use or input, 3 partly, 130 interrupted."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    try:
+        options = parse([argument for argument in arguments if argument != "--debug"])
+        return options.command(options)
+    except InputError as error:
+        return _fail(str(error), WRONG, debug)
+    except KeyboardInterrupt:
+        return _fail("Interrupted.", INTERRUPTED, debug)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except Exception as error:  # whatever it is, a person gets one line
+        return _fail(f"{type(error).__name__}: {error} (--debug shows where)", FAILED, debug)
+
+
+def demo(options: argparse.Namespace) -> int:
+    """Train a small DANet on drawn streets, beside its twin without attention, and show what it learned."""
+    from danet.console import Screen, score_table
+    from danet.demo import demo
+
+    with Screen() as screen:
+        path, reports = demo(screen, seed=options.seed)
+    found = {"report": str(path), "scores": {name: report.to_dict() for name, report in reports.items()}}
+    return _finish(options, found, score_table(reports), f"Report: {path}")
+
+
+def train(options: argparse.Namespace) -> int:
+    """Train a recipe, or your own data, into runs/NAME; or go on with a run."""
+    from danet.console import Screen, score_table
+    from danet.training.loop import train
+    from danet.training.summary import report_runs, run_config
+
+    config, folder = read_config(options.recipe, _overrides(options)), Path("runs")
+    folder = folder / config.name
+    if options.resume:
+        if options.recipe or _overrides(options):
+            raise InputError("A resumed run keeps its own settings; give --resume alone, or start another run.")
+        folder = Path(options.resume)
+        config = run_config(folder).model_copy(update={"name": folder.name})
+    if options.print_config:
+        print(config.to_yaml(), end="")
+        return DONE
+    with Screen() as screen:
+        events = train(config, resume=bool(options.resume), runs=folder.parent, progress=screen.phase)
+        with Interrupt() as interrupt:
+            screen.watch(config.name, interrupt.until(events), config.optim.steps)
+        if interrupt.came:
+            screen.say(f"Interrupted; everything is kept. Go on with: danet train --resume {folder}")
+            return INTERRUPTED
+        title = f"{config.model.head} on {config.data.source}: {config.name}"
+        report = report_runs({config.name: folder}, folder / "report.html", title, screen.phase)[config.name]
+    found = {"run": str(folder), "report": str(folder / "report.html"), **report.to_dict()}
+    return _finish(options, found, score_table({config.name: report}), f"Report: {folder / 'report.html'}")
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    """Score a model on a validation set; data and protocol are by default those of its own run."""
+    from danet.console import Screen, score_table
+    from danet.evaluation.evaluate import evaluate
+    from danet.inference.segmenter import load
+    from danet.training.data import context_region, open_val
+
+    folder = _bundle(options.model)
+    overrides = _overrides(options)
+    run = folder.parent / "config.yaml"
+    if not run.is_file() and "data.source" not in overrides:
+        raise InputError(
+            f"{options.model} is part of no run, so its data are unknown; give --data.source and --data.root."
+        )
+    config = read_config(run if run.is_file() else None, overrides)
+    segmenter = load(folder, options.device, options.precision)
+    region = context_region(config)
+    with Screen() as screen:
+        report = evaluate(segmenter, open_val(config), options.protocol, region, screen.phase("score"))
+    return _finish(options, report.to_dict(), score_table({options.protocol: report}))
+
+
+def predict(options: argparse.Namespace) -> int:
+    """Write label maps, overlays and class shares for images and folders of images."""
+    from danet.console import Screen
+    from danet.inference.segmenter import load
+
+    outputs = _outputs([Path(path) for path in options.input], Path(options.output))
+    segmenter = load(_bundle(options.model), options.device, options.precision)
+    done, failed = [], []
+    with Screen() as screen:
+        progress = screen.phase("predict")
+        for number, (image, (folder, stem)) in enumerate(outputs.items(), start=1):
+            try:
+                prediction = segmenter.predict(image)
+                paths = prediction.save(folder, stem)
+            except InputError as error:
+                failed.append({"image": str(image), "error": str(error)})
+                screen.say(f"Left out: {error}")
+            else:
+                files = {kind: str(path) for kind, path in paths.items()}
+                done.append({"image": str(image), **files, "shares": prediction.shares})
+            progress(number, len(outputs))
+    _finish(
+        options, {"predictions": done, "failed": failed}, f"{len(done)} of {len(outputs)} images → {options.output}"
+    )
+    return DONE if not failed else PARTLY if done else WRONG
+
+
+def attend(options: argparse.Namespace) -> int:
+    """Draw what the pixels of an image attend to, with gate and share beside each map."""
+    from danet.inference.segmenter import load
+    from danet.viz.attention import attention_overlay, caption
+
+    encoding = load(_bundle(options.model), options.device, options.precision).encode(options.image)
+    maps = {at: encoding.attention(at, options.direction) for at in options.at}
+    trace, image = encoding.traces["position"], encoding.prediction.image
+    words = caption(trace.gate, trace.share.item())
+    folder = Path(options.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    found = []
+    for (x, y), weights in maps.items():
+        path = folder / f"{Path(options.image).stem}-attends-{options.direction}-{x}-{y}.png"
+        attention_overlay(image, weights, (x, y), [words]).save(path)
+        name = encoding.prediction.space.names[encoding.prediction.labels[y, x]]
+        found.append({"at": [x, y], "class": name, "path": str(path), "gate": trace.gate, "share": trace.share.item()})
+    lines = [f"({one['at'][0]}, {one['at'][1]}) {one['class']} → {one['path']}" for one in found]
+    return _finish(options, {"maps": found}, *lines, words)
+
+
+def info(options: argparse.Namespace) -> int:
+    """Tell what models and runs are: architecture, classes, scores, gates, where they come from."""
+    from danet.inference.device import choose_device, choose_precision
+    from danet.training.loop import gates
+    from danet.weights.bundle import load_bundle
+
+    if not options.model:
+        device = choose_device()
+        facts = {"danet": __version__, "device": str(device), "precision": choose_precision("auto", device)}
+        return _finish(options, facts | {"recipes": recipes()}, *_lines(facts | {"recipes": ", ".join(recipes())}))
+    found = {}
+    for path in options.model:
+        bundle = load_bundle(_bundle(path))
+        found[path] = {
+            "model": bundle.model_config.model_dump(mode="json", exclude_defaults=True),
+            "parameters": sum(parameter.numel() for parameter in bundle.model.parameters()),
+            "classes": list(bundle.labels.names),
+            "gates": gates(bundle.model),
+            "scores": bundle.scores,
+            "provenance": bundle.provenance,
+        }
+    return _finish(options, found, *(line for path, facts in found.items() for line in (path, *_lines(facts, "  "))))
+
+
+class Interrupt:
+    """Within `with`, the first Ctrl-C is kept for `until` to act on; a second one interrupts at once."""
+
+    came = False
+
+    def __enter__(self) -> Interrupt:
+        self._before = signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+    def _note(self, *_: object) -> None:
+        self.came = True
+        signal.signal(signal.SIGINT, self._before)
+
+    def until(self, events: Generator[Event, None, None]) -> Iterator[Event]:
+        """The events up to the Ctrl-C; closing the run there makes it keep its last step."""
+        for event in events:
+            yield event
+            if self.came:
+                events.close()
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are InputErrors of one line, with the nearest option."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message[:1].upper()}{message[1:]}. `{self.prog} --help` lists all.")
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Arguments as options with the function to run as `command`; raises InputError for wrong use."""
+    parser = Parser("danet", description="Scene segmentation by dual attention.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"danet {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
+    known: dict[str, Parser] = {}
+
+    def command(function: Callable[[argparse.Namespace], int]) -> Parser:
+        text = function.__doc__ or ""
+        name = function.__name__
+        one = known[name] = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        one.set_defaults(command=function, command_name=name)
+        one.add_argument("--json", action="store_true", help="print the results as JSON on stdout")
+        one.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        return one
+
+    one = command(demo)
+    one.add_argument("--seed", type=int, default=0)
+    one = command(train)
+    one.add_argument("recipe", nargs="?", metavar="RECIPE", help=f"a YAML file, or one of: {', '.join(recipes())}")
+    one.add_argument("--resume", metavar="RUN", help="go on with the run in this folder")
+    one.add_argument("--print_config", action="store_true", help="print the resolved configuration and stop")
+    _add_fields(one, RunConfig, "")
+    one = command(evaluate)
+    one.add_argument("model", metavar="RUN-OR-MODEL", help="a run's folder or a bundle's")
+    one.add_argument("--protocol", default="whole", help="whole (default) or whole-original")
+    _add_device(one)
+    _add_fields(one, DataConfig, "data.")
+    one = command(predict)
+    one.add_argument("input", nargs="+", metavar="INPUT", help="an image, or a folder of images")
+    one.add_argument("--model", required=True, help="a run's folder or a bundle's")
+    one.add_argument(
+        "-o", "--output", default="predictions", metavar="DIR", help="where to write (default: predictions)"
+    )
+    _add_device(one)
+    one = command(attend)
+    one.add_argument("image", metavar="IMAGE")
+    one.add_argument(
+        "--at", required=True, action="append", type=_point, metavar="X,Y", help="a pixel; may be repeated"
+    )
+    one.add_argument(
+        "--direction", choices=("from", "to"), default="from", help="what it gathers from, or what gathers from it"
+    )
+    one.add_argument("--model", required=True, help="a run's folder or a bundle's")
+    one.add_argument("-o", "--output", default="attention", metavar="DIR", help="where to write (default: attention)")
+    _add_device(one)
+    one = command(info)
+    one.add_argument("model", nargs="*", metavar="MODEL-OR-RUN")
+
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        names = [name for action in known[options.command_name]._actions for name in action.option_strings]
+        wrong = unknown[0].partition("=")[0]
+        raise InputError(f"danet {options.command_name} has no option {wrong}. {nearest(wrong, names)}")
+    return options
+
+
+def _add_fields(parser: Parser, section: Any, prefix: str) -> None:
+    """An option for each field of a configuration, by its dotted name."""
+    group = parser.add_argument_group("fields of the configuration (values as YAML)")
+    for name, (default, text) in fields(section, prefix).items():
+        help_text = f"{text} [{default}]".replace("%", "%%").strip()
+        group.add_argument(f"--{name}", metavar="VALUE", default=argparse.SUPPRESS, help=help_text)
+
+
+def _add_device(parser: Parser) -> None:
+    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, mps, xpu")
+    parser.add_argument("--precision", default="auto", help="auto (default), float32, bfloat16")
+
+
+def _overrides(options: argparse.Namespace) -> dict[str, str]:
+    """The configuration's fields among the options."""
+    return {
+        name: value
+        for name, value in vars(options).items()
+        if name in fields(RunConfig) and (options.command_name == "train" or name.startswith("data."))
+    }
+
+
+def _bundle(path: str) -> Path:
+    """The bundle that a run's folder or a bundle's names."""
+    return Path(path) / "best" if (Path(path) / "best").is_dir() else Path(path)
+
+
+def _outputs(inputs: Sequence[Path], output: Path) -> dict[Path, tuple[Path, str]]:
+    """Each image with the folder and the stem of its results; folders are searched, and keep their structure."""
+    from danet.data.images import IMAGE_SUFFIXES
+
+    found: dict[Path, tuple[Path, str]] = {}
+    for path in inputs:
+        if path.is_dir():
+            images = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+            if not images:
+                raise InputError(f"The folder {path} holds no image ({', '.join(IMAGE_SUFFIXES)}).")
+            found |= {image: (output / image.parent.relative_to(path), image.stem) for image in images}
+        elif path.exists():
+            found[path] = (output, path.stem)
+        else:
+            raise InputError(f"{path} does not exist; give an image or a folder of images.")
+    taken: dict[tuple[Path, str], Path] = {}
+    for image, target in found.items():
+        if target in taken:
+            raise InputError(
+                f"{taken[target]} and {image} would both be written as {target[1]}.png; rename one of them."
+            )
+        taken[target] = image
+    return found
+
+
+def _point(text: str) -> tuple[int, int]:
+    """`120,80` as (x, y)."""
+    try:
+        x, y = (int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no point; write X,Y in pixels, such as 120,80") from None
+    return x, y
+
+
+def _lines(facts: dict[str, Any], indent: str = "") -> list[str]:
+    """Nested facts as indented lines."""
+    lines = []
+    for name, value in facts.items():
+        if isinstance(value, dict) and value:
+            lines += [f"{indent}{name}:", *_lines(value, indent + "  ")]
+        else:
+            lines.append(f"{indent}{name}: {', '.join(map(str, value)) if isinstance(value, list) else value}")
+    return lines
+
+
+def _finish(options: argparse.Namespace, found: dict[str, Any], *shown: Any) -> int:
+    """Print the results: as JSON where that was asked for, else as tables and lines for a person."""
+    if options.json:
+        print(json.dumps(found, indent=2, ensure_ascii=False))
+    else:
+        from rich.console import Console
+
+        console = Console(highlight=False)
+        for one in shown:
+            console.print(one, markup=False, soft_wrap=True)
+    return DONE
+
+
+def _fail(message: str, code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    print(f"danet: {' '.join(message.split())}", file=sys.stderr)
+    return code

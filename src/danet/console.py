@@ -1,0 +1,124 @@
+"""What a person sees of a command on stderr: progress with a remaining time, the steps of a run, tables of scores."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from danet.evaluation.evaluate import Report
+from danet.training.loop import Event, Saved, Step, Validated
+
+QUIET_SECONDS = 10.0
+"""Where stderr is no terminal, a line of progress this often."""
+
+
+class Screen(AbstractContextManager):
+    """Progress of named phases, one after the other: bars on a terminal, a line every ten seconds elsewhere."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True, highlight=False)
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._told = time.monotonic()
+
+    def __enter__(self) -> Screen:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def phase(self, name: str):
+        """A callback (done, total, note) for one phase; it begins now."""
+        if name in self._tasks:
+            self._bars.remove_task(self._tasks.pop(name))
+        task = self._tasks[name] = self._bars.add_task(name, total=None, note="", visible=False)
+        start: tuple[float, int] | None = None
+
+        def progress(done: int, total: int, note: str = "") -> None:
+            nonlocal start
+            now = time.monotonic()
+            start = start or (now, done)
+            self._bars.update(task, completed=done, total=total, note=note, visible=done < total)
+            if not self.console.is_terminal and now - self._told > QUIET_SECONDS:
+                self._told = now
+                rate = (now - start[0]) / max(done - start[1], 1)
+                left = f", {duration((total - done) * rate)} left" if done > start[1] else ""
+                self.say(f"{name}: {done}/{total}{left}{f'  {note}' if note else ''}")
+
+        return progress
+
+    def say(self, text: str) -> None:
+        """One line, above the bars."""
+        self.console.print(text, markup=False, soft_wrap=True)
+
+    def watch(self, name: str, events: Iterable[Event], steps: int) -> Report | None:
+        """Consume a run's events, showing each; the last validation's report."""
+        progress, report, recent = self.phase(name), None, deque(maxlen=50)
+        for event in events:
+            match event:
+                case Step():
+                    recent.append(event.loss)
+                    gates = "".join(f"  {sign} {event.gates[key]:+.3f}" for key, sign in SIGNS if key in event.gates)
+                    progress(event.step, steps, f"loss {sum(recent) / len(recent):.3f}{gates}")
+                case Validated(report=report):
+                    scores = report.scores
+                    text = f"mIoU {100 * scores.miou:.2f} %  pixel accuracy {100 * scores.pixel_accuracy:.2f} %"
+                    if report.region is not None:
+                        context = 100 * report.region.pixel_accuracy
+                        text += f"  context {context:.1f} % (majority {100 * report.majority:.1f} %)"
+                    self.say(f"{name}: step {event.step}/{steps}, after {duration(event.seconds)}: {text}")
+                case Saved(path=path) if path.name == "best":
+                    self.say(f"{name}: best so far, kept in {path}")
+        return report
+
+
+SIGNS = (("position", "α"), ("channel", "β"))
+
+
+def score_table(reports: dict[str, Report]) -> Table:
+    """IoU of every class, and the means, a column for each report."""
+    table = Table()
+    table.add_column("class")
+    for name in reports:
+        table.add_column(f"{name}, IoU %" if len(reports) > 1 else "IoU %", justify="right")
+    columns = [report.scores for report in reports.values()]
+    for name in columns[0].names:
+        table.add_row(name, *(_percent(scores.iou[name]) for scores in columns))
+    table.add_section()
+    table.add_row("mean IoU", *(_percent(scores.miou) for scores in columns))
+    table.add_row("pixel accuracy", *(_percent(scores.pixel_accuracy) for scores in columns))
+    if all(report.region is not None for report in reports.values()):
+        regions = [(report.region.pixel_accuracy, report.majority) for report in reports.values() if report.region]
+        table.add_row("context score", *(_percent(score) for score, _ in regions))
+        table.add_row("  majority there", *(_percent(majority) for _, majority in regions))
+    return table
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `3 min 5 s`, `2 h 4 min`."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    minutes, seconds = divmod(seconds, 60)
+    return f"{minutes} min {seconds} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.2f}"

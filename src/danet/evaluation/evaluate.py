@@ -1,0 +1,104 @@
+"""One protocol, one report: whole images through the Segmenter, scored on one confusion matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+
+from danet.config import nearest
+from danet.data.dataset import Dataset
+from danet.data.labels import IGNORE_INDEX
+from danet.data.parallel import Progress
+from danet.errors import InputError
+from danet.evaluation.metrics import Scores, confusion_matrix
+from danet.inference.segmenter import Segmenter
+
+PROTOCOLS = {
+    "whole": "each image whole, by the model's own size rule, scored at its own size",
+    "whole-original": "each image whole, at its own size whatever the size rule says",
+}
+Region = Callable[[UInt8[np.ndarray, "h w"]], Bool[np.ndarray, "h w"]]
+
+
+class ImageScore(NamedTuple):
+    """How one image went."""
+
+    name: str
+    pixel_accuracy: float
+    miou: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """Scores of a model on a data set. `region` holds the same for the pixels of a region asked for apart."""
+
+    protocol: str
+    scores: Scores
+    images: list[ImageScore]
+    region: Scores | None = None
+
+    @property
+    def majority(self) -> float:
+        """The share of the region's most frequent class: what its accuracy would be without looking."""
+        counts = self.region.confusion.sum(1) if self.region is not None else np.zeros(1)
+        return int(counts.max()) / max(int(counts.sum()), 1)
+
+    def worst(self, count: int) -> list[ImageScore]:
+        """The images with the lowest pixel accuracy, worst first."""
+        return sorted(self.images, key=lambda image: image.pixel_accuracy)[:count]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON values; `context` is the region's accuracy, `majority` what guessing would get there."""
+        return {
+            "protocol": self.protocol,
+            **self.scores.to_dict(),
+            "context": self.region.pixel_accuracy if self.region is not None else None,
+            "majority": self.majority if self.region is not None else None,
+            "images": [image._asdict() for image in self.images],
+        }
+
+
+def evaluate(
+    segmenter: Segmenter,
+    dataset: Dataset,
+    protocol: str = "whole",
+    region: Region | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Score `segmenter` on every image of `dataset` by `protocol`, a name in PROTOCOLS.
+
+    region: true masks (indices, H×W) to the pixels that are also scored apart.
+    Raises InputError for an unknown protocol, and where the data set's classes are not the model's.
+    """
+    if protocol not in PROTOCOLS:
+        raise InputError(f"There is no protocol {protocol!r}. {nearest(protocol, list(PROTOCOLS))}")
+    names = segmenter.labels.names
+    if dataset.labels.names != names:
+        different = next((n for n in dataset.labels.names if n not in names), f"{dataset.labels.num_classes} classes")
+        raise InputError(
+            f"The data set's classes are not the model's: {different!r} against {', '.join(names)}; "
+            "score it on data with the classes that it was trained for."
+        )
+    if protocol == "whole-original":
+        segmenter = segmenter.at_original_size()
+    total = np.zeros((len(names), len(names)), np.int64)
+    apart = np.zeros_like(total)
+    images = []
+    for index in range(len(dataset)):
+        sample = dataset[index]
+        truth = sample.mask.numpy()
+        predicted = segmenter.predict(sample.image.permute(1, 2, 0).numpy()).labels
+        confusion = confusion_matrix(predicted, truth, len(names))
+        scores = Scores(names, confusion)
+        images.append(ImageScore(sample.name, scores.pixel_accuracy, scores.miou))
+        total += confusion
+        if region is not None:
+            truth_apart = np.where(region(truth), truth, np.uint8(IGNORE_INDEX))
+            apart += confusion_matrix(predicted, truth_apart, len(names))
+        if progress is not None:
+            progress(index + 1, len(dataset))
+    return Report(protocol, Scores(names, total), images, Scores(names, apart) if region is not None else None)

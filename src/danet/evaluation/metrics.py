@@ -1,0 +1,86 @@
+"""A confusion matrix, and the scores that follow from it; counts are int64, ignored pixels never count."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64, UInt8
+
+from danet.data.labels import IGNORE_INDEX
+
+
+def confusion_matrix(
+    prediction: UInt8[np.ndarray, "h w"], truth: UInt8[np.ndarray, "h w"], num_classes: int
+) -> Int64[np.ndarray, "k k"]:
+    """Pixels of true class i (row) predicted as class j (column).
+
+    Raises ValueError for different shapes and for a class outside 0 … num_classes − 1 in either.
+    """
+    if prediction.shape != truth.shape:
+        raise ValueError(f"The prediction is {prediction.shape}, its truth {truth.shape}; they must be alike.")
+    valid = truth != IGNORE_INDEX
+    predicted, true = prediction[valid].astype(np.int64), truth[valid].astype(np.int64)
+    for what, values in (("prediction", predicted), ("truth", true)):
+        if values.max(initial=0) >= num_classes:
+            raise ValueError(f"The {what} holds class {values.max()}; there are {num_classes}.")
+    counts = np.bincount(true * num_classes + predicted, minlength=num_classes**2)
+    return counts.reshape(num_classes, num_classes)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a confusion matrix says. Classes absent from truth and prediction have no IoU and count in no mean."""
+
+    names: tuple[str, ...]
+    confusion: Int64[np.ndarray, "k k"]
+
+    @property
+    def iou(self) -> dict[str, float | None]:
+        """Intersection over union of each class; None where the class is neither there nor predicted."""
+        hits = np.diag(self.confusion)
+        union = self.confusion.sum(0) + self.confusion.sum(1) - hits
+        return {n: int(h) / int(u) if u else None for n, h, u in zip(self.names, hits, union, strict=True)}
+
+    @property
+    def accuracy(self) -> dict[str, float | None]:
+        """Each class's share of pixels that are found; None where the class is not there."""
+        hits, there = np.diag(self.confusion), self.confusion.sum(1)
+        return {n: int(h) / int(t) if t else None for n, h, t in zip(self.names, hits, there, strict=True)}
+
+    @property
+    def miou(self) -> float:
+        """The mean of the IoUs that there are; 0 where there is none."""
+        return _mean(self.iou)
+
+    @property
+    def mean_accuracy(self) -> float:
+        """The mean accuracy of the classes that are there; 0 where there is none."""
+        return _mean(self.accuracy)
+
+    @property
+    def pixel_accuracy(self) -> float:
+        """The share of all counted pixels that are right; 0 where none counts."""
+        total = int(self.confusion.sum())
+        return int(np.trace(self.confusion)) / total if total else 0.0
+
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """The classes that no mean counts."""
+        return tuple(name for name, value in self.iou.items() if value is None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The scores as JSON values."""
+        return {
+            "miou": self.miou,
+            "pixel_accuracy": self.pixel_accuracy,
+            "mean_accuracy": self.mean_accuracy,
+            "iou": self.iou,
+            "absent": list(self.absent),
+        }
+
+
+def _mean(values: dict[str, float | None]) -> float:
+    there = [value for value in values.values() if value is not None]
+    return sum(there) / len(there) if there else 0.0

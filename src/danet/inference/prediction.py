@@ -1,0 +1,85 @@
+"""What a model says of one image."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+from danet.data.labels import LabelSpace
+from danet.viz.overlay import overlay
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Class probabilities of one image at its own size, and what follows from them."""
+
+    image: UInt8[np.ndarray, "h w 3"]
+    probabilities: Float[Tensor, "k h w"]
+    space: LabelSpace
+
+    @cached_property
+    def labels(self) -> UInt8[np.ndarray, "h w"]:
+        """The most probable class of every pixel."""
+        return self.probabilities.argmax(0).byte().numpy()
+
+    @cached_property
+    def confidence(self) -> Float[np.ndarray, "h w"]:
+        """The probability of that class."""
+        return self.probabilities.amax(0).numpy()
+
+    @cached_property
+    def shares(self) -> dict[str, float]:
+        """Each class's share of the pixels."""
+        counts = np.bincount(self.labels.ravel(), minlength=self.space.num_classes)
+        return {name: int(count) / self.labels.size for name, count in zip(self.space.names, counts, strict=True)}
+
+    def __getitem__(self, name: str) -> Bool[np.ndarray, "h w"]:
+        """Where class `name` is; raises InputError for an unknown name."""
+        return self.labels == self.space.index(name)
+
+    def probability(self, name: str) -> Float[np.ndarray, "h w"]:
+        """How probable class `name` is at every pixel; raises InputError for an unknown name."""
+        return self.probabilities[self.space.index(name)].numpy()
+
+    def overlay(self) -> Image.Image:
+        """The image under its classes' colours, with a legend."""
+        return overlay(self.image, self.labels, self.space)
+
+    def save(self, folder: str | Path, stem: str) -> dict[str, Path]:
+        """Write STEM.png (class indices with palette), STEM-overlay.png and STEM.json (shares) into `folder`.
+
+        Each is written aside and renamed, so none is ever half there.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        mask = Image.fromarray(self.labels)
+        mask.putpalette(self.space.palette())
+        facts = {
+            "width": self.labels.shape[1],
+            "height": self.labels.shape[0],
+            "confidence": round(float(self.confidence.mean()), 4),
+            "shares": {name: round(share, 6) for name, share in self.shares.items()},
+        }
+        paths = {
+            "labels": folder / f"{stem}.png",
+            "overlay": folder / f"{stem}-overlay.png",
+            "json": folder / f"{stem}.json",
+        }
+        for key, path in paths.items():
+            aside = path.with_name(f".{path.name}.part")
+            try:
+                if key == "json":
+                    aside.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+                else:
+                    (mask if key == "labels" else self.overlay()).save(aside, format="PNG")
+                aside.replace(path)
+            finally:
+                aside.unlink(missing_ok=True)
+        return paths

@@ -1,0 +1,130 @@
+"""Segmenter: a model with all that stands between an image and its prediction.
+
+The one path that command line, evaluation and validation during training take:
+image → size rule and normalisation (both kept in the bundle) → model → probabilities at the image's own size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeAlias, overload
+
+import numpy as np
+import torch
+import torchvision.transforms.v2.functional as TF
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+from danet.config import SMALLEST_SIDE, Preprocess
+from danet.data.images import read_image, to_rgb
+from danet.data.labels import LabelSpace
+from danet.data.transforms import normalise
+from danet.errors import InputError
+from danet.inference.device import Precision, autocast, choose_device, choose_precision
+from danet.inference.encoding import Encoding
+from danet.inference.prediction import Prediction
+from danet.models.layers import resize
+from danet.models.segmentation import SegmentationModel
+from danet.weights.bundle import load_bundle
+
+ImageLike: TypeAlias = str | Path | Image.Image | np.ndarray
+
+
+class Segmenter:
+    """Images of any size at least 32×32, in any of Pillow's formats, to Predictions. Raises InputError for others."""
+
+    def __init__(
+        self,
+        model: SegmentationModel,
+        labels: LabelSpace,
+        preprocess: Preprocess,
+        device: str = "auto",
+        precision: str = "auto",
+    ) -> None:
+        self.device = choose_device(device)
+        self.precision: Precision = choose_precision(precision, self.device)
+        self.model = model.to(self.device).to(memory_format=torch.channels_last)
+        self.labels = labels
+        self.preprocess = preprocess
+
+    @overload
+    def __call__(self, images: ImageLike) -> Prediction: ...
+    @overload
+    def __call__(self, images: Iterable[ImageLike]) -> Iterator[Prediction]: ...
+    def __call__(self, images: ImageLike | Iterable[ImageLike]) -> Prediction | Iterator[Prediction]:
+        """One image to its Prediction; an iterable of images to a lazy iterator, in order."""
+        if isinstance(images, ImageLike):
+            return self.predict(images)
+        return map(self.predict, images)
+
+    def predict(self, image: ImageLike) -> Prediction:
+        """The Prediction of one image."""
+        pixels = as_pixels(image)
+        with self._ready():
+            logits = self.model(self.prepare(pixels)).logits
+            return self._prediction(pixels, logits)
+
+    def encode(self, image: ImageLike) -> Encoding:
+        """One forward of one image, kept, for its prediction and its attention."""
+        pixels = as_pixels(image)
+        with self._ready():
+            output, traces = self.model.trace(self.prepare(pixels))
+            return Encoding(self._prediction(pixels, output.logits), traces)
+
+    def at_original_size(self) -> Segmenter:
+        """The same model without its size rule."""
+        preprocess = self.preprocess.model_copy(update={"longest": None})
+        return Segmenter(self.model, self.labels, preprocess, str(self.device), self.precision)
+
+    def prepare(self, pixels: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "1 3 H W"]:
+        """The network's input: shrunk by the size rule where need be, normalised, on the device."""
+        images = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+        size = network_size(pixels.shape[0], pixels.shape[1], self.preprocess.longest)
+        if size != pixels.shape[:2]:
+            images = TF.resize(images, list(size), antialias=True)
+        return normalise(images.to(self.device), self.preprocess.mean, self.preprocess.std)
+
+    def _prediction(self, pixels: UInt8[np.ndarray, "h w 3"], logits: Float[Tensor, "1 k H W"]) -> Prediction:
+        size = torch.Size(pixels.shape[:2])
+        if logits.shape[-2:] != size:
+            logits = resize(logits, size, self.model.align_corners)
+        return Prediction(pixels, logits[0].softmax(0).cpu(), self.labels)
+
+    @contextmanager
+    def _ready(self) -> Iterator[None]:
+        """Inference and autocast, with the model in eval mode for as long as this takes."""
+        training = self.model.training
+        self.model.eval()
+        try:
+            with torch.inference_mode(), autocast(self.device, self.precision):
+                yield
+        finally:
+            self.model.train(training)
+
+
+def load(folder: str | Path, device: str = "auto", precision: str = "auto") -> Segmenter:
+    """A Segmenter from a bundle's folder; raises InputError for a missing, altered or foreign file."""
+    bundle = load_bundle(folder)
+    return Segmenter(bundle.model, bundle.labels, bundle.preprocess, device, precision)
+
+
+def network_size(height: int, width: int, longest: int | None) -> tuple[int, int]:
+    """Height and width at which the network sees an image: its longest side at most `longest`, no side under 32."""
+    if min(height, width) < SMALLEST_SIDE:
+        raise InputError(f"The image is {width}×{height} pixels; each side must be at least {SMALLEST_SIDE}.")
+    factor = min(1.0, (longest or max(height, width)) / max(height, width))
+    return max(round(height * factor), SMALLEST_SIDE), max(round(width * factor), SMALLEST_SIDE)
+
+
+def as_pixels(image: ImageLike) -> UInt8[np.ndarray, "h w 3"]:
+    """RGB pixels of a path, a PIL image, or an array that holds them already."""
+    if isinstance(image, str | Path):
+        return read_image(Path(image))
+    if isinstance(image, Image.Image):
+        return to_rgb(image)
+    if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
+        return np.ascontiguousarray(image)
+    raise InputError(f"The array is {image.dtype} {image.shape}; an image is uint8 of height × width × 3.")

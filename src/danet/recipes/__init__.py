@@ -1,0 +1,1 @@
+"""Recipes: one YAML file a run, each naming where its settings come from."""

@@ -1,0 +1,45 @@
+"""The losses of DANet: cross-entropy on each of its classifiers, summed (paper, section 4.1)."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from danet.data.labels import IGNORE_INDEX
+from danet.models.layers import resize
+from danet.models.segmentation import SegmentationOutput
+
+
+def segmentation_losses(
+    output: SegmentationOutput,
+    masks: Int64[Tensor, "b H W"],
+    *,
+    class_weights: Float[Tensor, " k"] | None = None,
+    branch_weight: float = 1.0,
+    auxiliary_weight: float = 0.4,
+    align_corners: bool = False,
+) -> dict[str, Float[Tensor, ""]]:
+    """The weighted loss of each classifier by name ("fused", "position", …); training minimises their sum."""
+    size = masks.shape[-2:]
+    losses = {"fused": cross_entropy(output.logits, masks, class_weights)}
+    for name, logits in output.branches.items():
+        losses[name] = branch_weight * cross_entropy(resize(logits, size, align_corners), masks, class_weights)
+    if output.auxiliary is not None:
+        logits = resize(output.auxiliary, size, align_corners)
+        losses["auxiliary"] = auxiliary_weight * cross_entropy(logits, masks, class_weights)
+    return losses
+
+
+def cross_entropy(
+    logits: Float[Tensor, "b k H W"], masks: Int64[Tensor, "b H W"], class_weights: Float[Tensor, " k"] | None = None
+) -> Float[Tensor, ""]:
+    """Mean over the labelled pixels, each counted by its class's weight; 0 (not NaN) where no pixel is labelled."""
+    total = F.cross_entropy(logits, masks, class_weights, ignore_index=IGNORE_INDEX, reduction="sum")
+    labelled = masks[masks != IGNORE_INDEX]
+    count = labelled.numel() if class_weights is None else class_weights[labelled].sum()
+    return total / torch.as_tensor(count, dtype=total.dtype, device=total.device).clamp_min(1e-6)
+
+
+def enet_weights(counts: Int64[Tensor, " k"], spread: float = 1.02) -> Float[Tensor, " k"]:
+    """ENet's class weights, 1 / ln(1.02 + share of the class's pixels) (Paszke et al., 2016, section 5.2)."""
+    return 1 / torch.log(spread + counts / counts.sum().clamp_min(1))

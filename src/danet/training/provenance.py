@@ -1,0 +1,64 @@
+"""Where a result comes from: command, commit, versions and hardware, as facts that a reader can check."""
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+
+def describe_run(device: torch.device, precision: str, seed: int) -> dict[str, str]:
+    """What was run, when, by which code and on what."""
+    return {
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "danet": f"{version('danet')}, commit {commit() or 'unknown'}",
+        "versions": f"Python {platform.python_version()}, "
+        + ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "timm", "numpy")),
+        "hardware": hardware(device),
+        "precision": precision,
+        "seed": str(seed),
+    }
+
+
+def commit() -> str | None:
+    """The commit of this package's checkout, with `+` where files differ from it; None for an installed package."""
+    here = Path(__file__).parent
+    if here.parents[1].name != "src":
+        return None
+    try:
+        head = subprocess.run(
+            ["git", "rev-parse", "--short=10", "HEAD"], cwd=here, capture_output=True, text=True, check=True
+        )
+        changed = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
+
+
+def hardware(device: torch.device) -> str:
+    """The device's name, or the processor's with the cores at hand."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{cores} cores, {_processor()}"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.machine()

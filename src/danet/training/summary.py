@@ -1,0 +1,132 @@
+"""A run's report: what it did, scored once more with the bundle that it kept, and shown on its validation images."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from danet.config import RunConfig, read_config
+from danet.data.dataset import Dataset
+from danet.data.parallel import Progress
+from danet.errors import InputError
+from danet.evaluation.evaluate import Report, evaluate
+from danet.inference.encoding import Encoding
+from danet.inference.segmenter import Segmenter, load
+from danet.training.data import context_region, open_val
+from danet.viz.attention import attention_overlay, caption
+from danet.viz.overlay import overlay
+from danet.viz.report import AttentionPicture, ReportData, RunScores, Triple, WorstImage, write_report
+
+SHOWN = 4
+WORST = 4
+
+
+def report_runs(
+    runs: Mapping[str, Path],
+    path: str | Path,
+    title: str,
+    progress: Callable[[str], Progress],
+    summary: str = "",
+) -> dict[str, Report]:
+    """Write the report of `runs` (name → folder), the first of which is shown in pictures; returns each one's scores.
+
+    Raises InputError for a folder that holds no finished run.
+    """
+    first = next(iter(runs.values()))
+    config = run_config(first)
+    dataset = open_val(config)
+    segmenters = {name: load(folder / "best", config.device, config.precision) for name, folder in runs.items()}
+    region = context_region(config)
+    reports = {
+        name: evaluate(segmenter, dataset, region=region, progress=progress(f"score {name}"))
+        for name, segmenter in segmenters.items()
+    }
+    segmenter, report = next(iter(segmenters.values())), next(iter(reports.values()))
+    facts = json.loads((first / "best" / "config.json").read_text(encoding="utf-8"))["provenance"]
+    command = facts.pop("command", "")
+    shown = [round(place) for place in np.linspace(0, len(dataset) - 1, min(SHOWN, len(dataset)))]
+    by_name = {item.name: index for index, item in enumerate(dataset.items)}
+
+    def picture(name: str) -> Image.Image:
+        prediction = segmenter.predict(pixels(dataset, by_name[name]))
+        return overlay(prediction.image, prediction.labels, prediction.space, legend=False)
+
+    write_report(
+        path,
+        ReportData(
+            title=title,
+            labels=dataset.labels,
+            summary=summary,
+            command=command,
+            facts=facts,
+            config=config.to_yaml(),
+            history={name: read_history(folder) for name, folder in runs.items()},
+            scores={name: run_scores(report) for name, report in reports.items()},
+            triples=[triple(dataset, index, segmenter) for index in shown],
+            worst=[
+                WorstImage(Path(image.name).name, image.pixel_accuracy, picture(image.name))
+                for image in report.worst(WORST)
+            ],
+            attention=attention_pictures(segmenter.encode(pixels(dataset, shown[0]))),
+        ),
+    )
+    return reports
+
+
+def run_config(folder: str | Path) -> RunConfig:
+    """The configuration that a run keeps; raises InputError for a folder that holds none."""
+    if not (Path(folder) / "config.yaml").is_file():
+        raise InputError(f"{folder} holds no run: there is no config.yaml in it; give a folder under runs/.")
+    return read_config(Path(folder) / "config.yaml")
+
+
+def read_history(folder: Path) -> list[dict[str, Any]]:
+    """The records of a run's metrics.jsonl."""
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def run_scores(report: Report) -> RunScores:
+    """What the report shows of an evaluation."""
+    found = report.to_dict()
+    return RunScores(found["miou"], found["pixel_accuracy"], found["iou"], found["context"], found["majority"])
+
+
+def pixels(dataset: Dataset, index: int) -> UInt8[np.ndarray, "h w 3"]:
+    """An image of a data set as H×W×3."""
+    return dataset[index].image.permute(1, 2, 0).numpy()
+
+
+def triple(dataset: Dataset, index: int, segmenter: Segmenter) -> Triple:
+    """Image, truth and prediction of one validation image."""
+    sample = dataset[index]
+    return Triple(
+        Path(sample.name).name,
+        pixels(dataset, index),
+        sample.mask.numpy(),
+        segmenter.predict(pixels(dataset, index)).labels,
+    )
+
+
+def attention_pictures(encoding: Encoding) -> list[AttentionPicture]:
+    """The maps of three places: the middle pixel of each of the three largest classes; none without attention."""
+    trace = encoding.traces.get("position")
+    if trace is None:
+        return []
+    prediction = encoding.prediction
+    largest = sorted(prediction.shares, key=lambda name: -prediction.shares[name])[:3]
+    pictures = []
+    for name in largest:
+        places = np.argwhere(prediction[name])
+        if not len(places):
+            continue
+        y, x = (int(coordinate) for coordinate in places[len(places) // 2])
+        picture = attention_overlay(prediction.image, encoding.attention((x, y)), (x, y))
+        pictures.append(AttentionPicture(picture, caption(trace.gate, trace.share.item()), f"{name} at ({x}, {y})"))
+    return pictures

@@ -1,0 +1,28 @@
+"""The equations of dual attention, written as the paper writes them: slow, N×N, and the truth in float64."""
+
+import torch
+from torch import Tensor
+
+
+def position_map(query: Tensor, key: Tensor, scale: float = 1.0) -> Tensor:
+    """S of equation (1), section 3.2: row i holds what position i takes from every position j."""
+    energy = torch.einsum("...id,...jd->...ij", query, key) * scale
+    return torch.softmax(energy, dim=-1)
+
+
+def position_attention(query: Tensor, key: Tensor, value: Tensor, scale: float = 1.0) -> Tensor:
+    """The sum in equation (2), section 3.2, without the gate α and the residual."""
+    return torch.einsum("...ij,...jc->...ic", position_map(query, key, scale), value)
+
+
+def channel_map(query: Tensor, key: Tensor, rule: str) -> Tensor:
+    """X of equation (3), section 3.3 ("paper"), or as the authors' code has it ("official")."""
+    energy = torch.einsum("...ip,...jp->...ij", query, key)
+    if rule == "official":
+        energy = energy.max(dim=-1, keepdim=True).values.expand_as(energy) - energy
+    return torch.softmax(energy, dim=-1)
+
+
+def channel_attention(query: Tensor, key: Tensor, value: Tensor, rule: str) -> Tensor:
+    """The sum in equation (4), section 3.3, without the gate β and the residual."""
+    return torch.einsum("...ij,...jp->...ip", channel_map(query, key, rule), value)

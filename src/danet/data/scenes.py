@@ -173,9 +173,16 @@ class House:
 
 
 class Thing(NamedTuple):
+    """What stands with its foot at (x, 0, z)."""
+
     label: int
     x: float
     z: float
+
+    def apart(self, other: "Thing") -> bool:
+        """Neither stands in the other, nor quite hides it."""
+        seen = abs(self.x / self.z - other.x / other.z) * min(self.z, other.z)
+        return seen > 0.8 and (abs(self.x - other.x) > 2 or abs(self.z - other.z) > 4.5)
 
 
 class Street:
@@ -217,18 +224,19 @@ class Street:
 
     def place(self, dice: Dice) -> list[Thing]:
         """Things by turns on either paving, in view and apart; what they are follows from the role."""
-        first, nearest, things = dice.pick(range(4)), dice.between(8, 12), []
-        for turn in range(16):
+        first, nearest = dice.pick(range(4)), dice.between(8, 12)
+        things: list[Thing] = []
+        for turn in range(20):
             role = self.roles[turn % 2]
             kind = STANDS_ON[role][(first + turn // 2) % len(STANDS_ON[role])]
-            for _ in range(8):
+            for _ in range(20):
                 z, strip = 1 / dice.between(1 / 32, 1 / nearest), dice.pick((0, 2)) + turn % 2
                 low = max(self.bounds[strip] + 1.1, (0.03 - self.vanish) * z / FOCAL)
                 high = min(self.bounds[strip + 1] - 1.1, (0.97 - self.vanish) * z / FOCAL)
-                x = dice.between(low, high)
-                apart = all(abs(x / z - other.x / other.z) * min(z, other.z) > 0.8 for other in things)
-                if low < high and apart and not self.crossing[0] - 5 < z < self.crossing[1] + 1:
-                    things.append(Thing(kind, x, z))
+                thing = Thing(kind, dice.between(low, high), z)
+                crossing = self.crossing[0] - 5 < z < self.crossing[1] + 1
+                if low < high and not crossing and all(map(thing.apart, things)):
+                    things.append(thing)
                     break
         return things
 

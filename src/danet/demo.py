@@ -22,9 +22,9 @@ from danet.training.losses import segmentation_losses
 from danet.training.optim import create_optimizer
 from danet.training.summary import report_runs
 
-BUDGET = 300.0
+BUDGET = 280.0
 """Seconds for the steps; drawing, scoring and the report take about half a minute more."""
-ENOUGH = 600
+ENOUGH = 500
 """Steps under which two networks would learn too little: then DANet has all the time."""
 NAMES = {"danet": "DANet", "fcn": "FCN"}
 

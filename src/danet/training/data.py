@@ -69,7 +69,7 @@ def open_val(config: RunConfig) -> Dataset:
 def batches(config: RunConfig, dataset: Dataset, start_step: int) -> Iterator[tuple[Tensor, Tensor, list[str]]]:
     """Batches of images (uint8 B×3×H×W), masks (int64 B×H×W) and names without end, from step `start_step` on.
 
-    Raises InputError for a file that went bad since it was checked.
+    Raises InputError where the data do not fill a batch, and for a file that went bad since it was checked.
     """
     loader = DataLoader(
         dataset,
@@ -78,10 +78,14 @@ def batches(config: RunConfig, dataset: Dataset, start_step: int) -> Iterator[tu
         collate_fn=collate,
         generator=torch.Generator(),  # the workers' seeds must not advance the global generator
     )
-    try:
-        yield from loader
-    except InputError as error:  # a worker's error comes with its traceback as text
-        raise InputError(str(error).strip().splitlines()[-1].removeprefix("danet.errors.InputError: ")) from None
+
+    def feed() -> Iterator[tuple[Tensor, Tensor, list[str]]]:
+        try:
+            yield from loader
+        except InputError as error:  # a worker's error comes with its traceback as text
+            raise InputError(str(error).strip().splitlines()[-1].removeprefix("danet.errors.InputError: ")) from None
+
+    return feed()
 
 
 def context_region(config: RunConfig) -> Region | None:

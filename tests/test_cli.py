@@ -1,0 +1,196 @@
+"""The command line as a user has it: results on stdout, one line for every fault, exit codes that mean something."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from danet.cli import main
+
+
+@pytest.fixture
+def run(capsys, monkeypatch, tmp_path):
+    """Runs a command in an empty folder: (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def command(*arguments):
+        code = main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return command
+
+
+@pytest.fixture
+def picture(tmp_path):
+    pixels = np.random.Generator(np.random.Philox(3)).integers(0, 256, (48, 64, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "street.png")
+    return tmp_path / "street.png"
+
+
+def test_train_evaluate_info_and_report(run, own_data, tmp_path):
+    code, out, err = run("train", tmp_path / "own.yaml", "--optim.steps", "3", "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["run"] == "runs/own"
+    assert "step 3/3" in err
+    report = (tmp_path / found["report"]).read_text()
+    assert all(word in report for word in ("tree", "optim", "mIoU", "position gate α", "resnet18"))
+    code, out, _ = run("evaluate", "runs/own", "--json")
+    assert code == 0
+    assert json.loads(out)["miou"] == found["miou"]
+    code, out, _ = run("evaluate", "runs/own/best", "--data.source", "folder", "--data.root", own_data)
+    assert code == 0
+    assert "mean IoU" in out
+    code, out, _ = run("info", "runs/own", "--json")
+    facts = json.loads(out)["runs/own"]
+    assert facts["classes"] == ["road", "car", "tree"]
+    assert set(facts["gates"]) == {"position", "channel"}
+    assert run("info", "runs/own")[0] == 0
+
+
+def test_print_config_is_a_recipe(run, tmp_path):
+    code, out, _ = run("train", "demo", "--optim.lr", "0.5", "--print_config")
+    assert code == 0
+    (tmp_path / "again.yaml").write_text(out)
+    assert run("train", "again.yaml", "--print_config")[1] == out
+    assert "lr: 0.5" in out
+
+
+def test_predict_takes_files_and_folders(run, tiny_folder, picture, tmp_path):
+    shutil.copytree(picture.parent / "tiny", tmp_path / "photos" / "not-images")
+    (tmp_path / "photos" / "a").mkdir(parents=True)
+    shutil.copy(picture, tmp_path / "photos" / "a" / "one.png")
+    code, out, err = run("predict", picture, "photos", "--model", tiny_folder, "-o", "out", "--json")
+    assert code == 0, err
+    found = json.loads(out)["predictions"]
+    assert [one["labels"] for one in found] == ["out/street.png", "out/a/one.png"]
+    for one in found:
+        with Image.open(one["labels"]) as mask, Image.open(one["overlay"]) as overlay:
+            assert mask.size == (64, 48)
+            assert overlay.width > 64
+        assert sum(one["shares"].values()) == pytest.approx(1)
+        assert json.loads((tmp_path / one["json"]).read_text())["shares"].keys() == one["shares"].keys()
+
+
+def test_predict_leaves_out_what_is_bad_and_says_so(run, tiny_folder, picture, tmp_path):
+    (tmp_path / "cut.png").write_bytes(picture.read_bytes()[:100])
+    Image.new("RGB", (1, 1)).save(tmp_path / "dot.png")
+    code, out, err = run("predict", picture, "cut.png", "dot.png", "--model", tiny_folder, "-o", "out", "--json")
+    assert code == 3
+    found = json.loads(out)
+    assert len(found["predictions"]) == 1
+    assert [one["image"] for one in found["failed"]] == ["cut.png", "dot.png"]
+    assert "Left out: cut.png" in err
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "street-overlay.png",
+        "street.json",
+        "street.png",
+    ]
+    assert run("predict", "dot.png", "--model", tiny_folder)[0] == 2
+
+
+def test_attend_draws_each_point_with_gate_and_share(run, tiny_folder, picture, tmp_path):
+    arguments = ("attend", picture, "--at", "10,20", "--at", "63,47", "--model", tiny_folder, "-o", "maps")
+    code, out, err = run(*arguments)
+    assert code == 0, err
+    assert "position gate α = 0.50" in out
+    assert "share ‖αE‖/‖A‖" in out
+    names = ["street-attends-from-10-20.png", "street-attends-from-63-47.png"]
+    assert sorted(path.name for path in (tmp_path / "maps").iterdir()) == names
+    maps = [np.asarray(Image.open(tmp_path / "maps" / name)) for name in names]
+    assert not np.array_equal(maps[0], maps[1])
+    code, out, _ = run(*arguments, "--direction", "to", "--json")
+    assert [one["at"] for one in json.loads(out)["maps"]] == [[10, 20], [63, 47]]
+    assert (tmp_path / "maps" / "street-attends-to-10-20.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), ("COMMAND",)),
+        (("trian",), ("'trian'", "train")),
+        (("train", "demo", "--optim.lrr", "3"), ("--optim.lrr", "Did you mean --optim.lr?")),
+        (("train", "demo", "--optim.l", "3"), ("--optim.l", "Did you mean --optim.lr?")),
+        (("train", "demi"), ("Did you mean demo?",)),
+        (("train", "demo", "--optim.lr", "x"), ("optim.lr is 'x'",)),
+        (("train", "demo", "--model.backbone", "resnet81", "--data.count", "9"), ("resnet81", "Did you mean resnet")),
+        (("train", "camvid-r18"), ("data.root",)),
+        (("train", "camvid-r18", "--data.root", "nowhere"), ("nowhere", "does not exist")),
+        (("train", "--resume", "nowhere"), ("nowhere", "config.yaml")),
+        (("train", "demo", "--resume", "nowhere"), ("keeps its own settings",)),
+        (("evaluate", "nowhere"), ("nowhere",)),
+        (("evaluate", "tiny"), ("part of no run", "--data.source")),
+        (("evaluate", "tiny", "--data.source", "scenes", "--protocol", "hole"), ("Did you mean whole?",)),
+        (("predict", "street.png", "--model", "nowhere"), ("nowhere is no folder",)),
+        (("predict", "nowhere.png", "--model", "tiny"), ("nowhere.png does not exist",)),
+        (("predict", "tiny", "--model", "tiny"), ("tiny holds no image",)),
+        (("predict", "street.png", "./street.png", "x/street.png", "--model", "tiny"), ("rename one",)),
+        (("attend", "street.png", "--at", "64,0", "--model", "tiny"), ("(64, 0)", "64×48")),
+        (("attend", "street.png", "--at", "7", "--model", "tiny"), ("'7' is no point", "120,80")),
+        (("predict", "street.png", "--model", "tiny", "--device", "tpu"), ("tpu", "auto")),
+        (("info", "street.png"), ("street.png is no folder",)),
+    ],
+)
+def test_wrong_use_is_one_line_and_code_2(run, tiny_folder, picture, tmp_path, arguments, words):
+    (tmp_path / "x").mkdir()
+    shutil.copy(picture, tmp_path / "x" / "street.png")
+    before = sorted(tmp_path.rglob("*"))
+    code, out, err = run(*arguments)
+    assert code == 2, err
+    assert out == ""
+    lines = err.strip().splitlines()
+    assert lines[-1].startswith("danet: ")
+    assert all(word in lines[-1] for word in words), err
+    assert "Traceback" not in err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_bad_training_data_is_one_line_and_leaves_no_run(run, own_data, tmp_path):
+    Image.new("RGBA", (64, 48)).save(own_data / "masks/train/3.png")
+    code, _, err = run("train", tmp_path / "own.yaml")
+    assert code == 2
+    assert "3.png is RGBA" in err.splitlines()[-1]
+    assert not (tmp_path / "runs").exists()
+
+
+def test_debug_shows_the_traceback(run):
+    code, _, err = run("train", "demi", "--debug")
+    assert code == 2
+    assert "Traceback" in err
+
+
+def test_help_comes_at_once_and_without_torch():
+    start = time.perf_counter()
+    code = "import sys; from danet.cli import main\ntry: main(sys.argv[1:])\nfinally: assert 'torch' not in sys.modules"
+    command = [sys.executable, "-c", code, "train", "--help"]
+    found = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "--optim.lr VALUE" in found.stdout
+    assert "The heads' learning rate" in " ".join(found.stdout.split())
+    assert time.perf_counter() - start < 10  # torch alone takes longer on a busy machine; usually 0.3 s
+
+
+def test_ctrl_c_keeps_the_last_step_and_says_how_to_go_on(own_data, tmp_path):
+    command = [sys.executable, "-m", "danet", "train", str(tmp_path / "own.yaml"), "--optim.steps", "100000"]
+    environment = os.environ | {"PYTHONWARNINGS": "error"}
+    process = subprocess.Popen(
+        [*command, "--validate_every", "100000"], cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    metrics = tmp_path / "runs/own/metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert "danet train --resume runs/own" in err
+    assert "Traceback" not in err
+    steps = len(metrics.read_text().splitlines())
+    assert [path.name for path in (tmp_path / "runs/own/checkpoints").iterdir()] == [f"step-{steps:07d}.pt"]

@@ -1,0 +1,71 @@
+"""Configurations: strict, round trip, and one line for every fault."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from danet.config import RunConfig, fields, read_config, recipes
+from danet.errors import InputError
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_recipes_survive_the_round_trip(name, tmp_path):
+    config = read_config(name)
+    (tmp_path / "config.yaml").write_text(config.to_yaml())
+    assert read_config(tmp_path / "config.yaml") == config
+
+
+@given(st.floats(1e-9, 1e3), st.integers(1, 10**6), st.tuples(st.integers(1, 9), st.integers(1, 9)))
+def test_overrides_take_the_values_of_a_command_line(lr, steps, crop):
+    overrides = {"optim.lr": repr(lr), "optim.steps": str(steps), "data.crop": str(list(crop)), "name": "a-run"}
+    config = read_config("demo", overrides)
+    assert (config.optim.lr, config.optim.steps, config.data.crop, config.name) == (lr, steps, crop, "a-run")
+    assert config.model == read_config("demo").model
+
+
+def test_every_field_has_a_dotted_name_and_help_where_its_name_does_not_say_enough():
+    names = fields(RunConfig)
+    assert names["optim.lr"][0] == RunConfig().optim.lr
+    assert "poly" in names["optim.lr"][1]
+    assert "model" not in names
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "words"),
+    [
+        ("demi", {}, ("'demi'", "Did you mean demo?")),
+        ("qqq", {}, ("'qqq'", "Known: camvid-r18, demo.")),
+        ("demo", {"optim.lrr": "1"}, ("optim.lrr", "Did you mean optim.lr?")),
+        ("demo", {"optm.lr": "1"}, ("optm", "Did you mean optim")),
+        ("demo", {"optim.lr": "fast"}, ("optim.lr is 'fast'", "valid number")),
+        ("demo", {"optim.lr": "null"}, ("optim.lr is None", "valid number")),
+        ("demo", {"optim.lr": ".nan"}, ("optim.lr is nan", "finite")),
+        ("demo", {"optim.lr": "-1"}, ("optim.lr is -1", "greater than 0")),
+        ("demo", {"model.output_stride": "12"}, ("model.output_stride is 12", "8, 16 or 32")),
+        ("demo", {"name.x": "1"}, ("name is 'demo'",)),
+        ("demo", {"data.batch_size": "0"}, ("data.batch_size is 0", "greater than or equal to 1")),
+        ("nowhere.yaml", {}, ("nowhere.yaml", "No such file")),
+    ],
+)
+def test_faults_are_one_line(recipe, overrides, words):
+    with pytest.raises(InputError) as caught:
+        read_config(recipe, overrides)
+    assert "\n" not in str(caught.value)
+    assert all(word in str(caught.value) for word in words), caught.value
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("a: [", "is not YAML"), ("[1, 2]", "holds list"), ("optim: {steps: 1, stps: 2}", "Did you mean optim.steps?")],
+)
+def test_faulty_files_are_named(text, words, tmp_path):
+    (tmp_path / "bad.yaml").write_text(text)
+    with pytest.raises(InputError) as caught:
+        read_config(tmp_path / "bad.yaml")
+    assert "bad.yaml" in str(caught.value)
+    assert words in str(caught.value)
+
+
+def test_an_empty_file_is_the_defaults(tmp_path):
+    (tmp_path / "empty.yaml").write_text("")
+    assert read_config(tmp_path / "empty.yaml") == RunConfig()

@@ -44,17 +44,22 @@ class Scene(NamedTuple):
 
     @property
     def far(self) -> NDArray[np.bool_]:
-        """H×W: road and pavement more than 40 pixels (in 192 rows; in proportion at other heights) from any thing."""
-        (height, width), radius = self.labels.shape, self.labels.shape[0] * 40 / 192
-        thing, row = np.isin(self.labels, THINGS), np.arange(height)[:, None]
-        above = row - np.maximum.accumulate(np.where(thing, row, -2 * height))
-        below = np.minimum.accumulate(np.where(thing, row, 3 * height)[::-1])[::-1] - row
-        rows_away, near = np.minimum(above, below), np.zeros_like(thing)
-        for columns_away in range(min(int(radius) + 1, width)):
-            reached = rows_away <= sqrt(radius * radius - columns_away * columns_away)
-            near[:, columns_away:] |= reached[:, : width - columns_away]
-            near[:, : width - columns_away] |= reached[:, columns_away:]
-        return np.isin(self.labels, (ROAD, PAVEMENT)) & ~near
+        """H×W: where only what stands far away tells road from pavement (`far_from_things`)."""
+        return far_from_things(self.labels)
+
+
+def far_from_things(labels: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """H×W: road and pavement more than 40 pixels (in 192 rows; in proportion at other heights) from any thing."""
+    (height, width), radius = labels.shape, labels.shape[0] * 40 / 192
+    thing, row = np.isin(labels, THINGS), np.arange(height)[:, None]
+    above = row - np.maximum.accumulate(np.where(thing, row, -2 * height))
+    below = np.minimum.accumulate(np.where(thing, row, 3 * height)[::-1])[::-1] - row
+    rows_away, near = np.minimum(above, below), np.zeros_like(thing)
+    for columns_away in range(min(int(radius) + 1, width)):
+        reached = rows_away <= sqrt(radius * radius - columns_away * columns_away)
+        near[:, columns_away:] |= reached[:, : width - columns_away]
+        near[:, : width - columns_away] |= reached[:, columns_away:]
+    return np.isin(labels, (ROAD, PAVEMENT)) & ~near
 
 
 def scene(

@@ -15,7 +15,7 @@ from danet.data.dataset import Dataset, EpochBatches
 from danet.data.doctor import check
 from danet.data.labels import LabelSpace
 from danet.data.parallel import Progress
-from danet.data.scenes import Scene
+from danet.data.scenes import far_from_things
 from danet.data.sources import open_source
 from danet.data.transforms import collate, training_transform
 from danet.errors import InputError
@@ -90,4 +90,4 @@ def batches(config: RunConfig, dataset: Dataset, start_step: int) -> Iterator[tu
 
 def context_region(config: RunConfig) -> Region | None:
     """Where drawn scenes hide the answer far away: the pixels that the context score counts; none for other data."""
-    return (lambda labels: Scene(labels, labels).far) if config.data.source == "scenes" else None
+    return far_from_things if config.data.source == "scenes" else None

@@ -9,10 +9,7 @@ half on two CPU cores.
 
 import argparse
 import csv
-import datetime
-import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -24,6 +21,7 @@ import torch
 from torch import Tensor
 
 from danet.ops import position_attention
+from danet.training.provenance import describe_run
 
 WIDTHS = (64, 64, 512)
 REPETITIONS = {2700: 9, 9216: 5}  # by the number of positions
@@ -101,23 +99,6 @@ def measure() -> list[dict[str, object]]:
     return rows
 
 
-def circumstances() -> dict[str, object]:
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent
-    ).stdout.strip()
-    cpuinfo = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next(
-        (line.partition(":")[2].strip() for line in cpuinfo if line.startswith("model name")), platform.machine()
-    )
-    return {
-        "command": " ".join(["python", *sys.argv]),
-        "commit": commit or "unknown",
-        "hardware": f"{model}, {torch.get_num_threads()} threads",
-        "torch": torch.__version__,
-        "date": datetime.date.today().isoformat(),
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="write the table there, as CSV")
@@ -129,12 +110,12 @@ def main() -> None:
             f"{row['positions']:>9,}  {row['pass']:18}  {row['naive_ms']:>6,.0f} ms  {row['danet_ms']:>6,.0f} ms  "
             f"{row['speedup']:>5.2f}  {row['naive_extra_mb']:>+8,.0f} MB  {row['danet_extra_mb']:>+8,.0f} MB"
         )
-    where = circumstances()
+    where = describe_run(torch.device("cpu"), "float32", seed=0)
     print(", ".join(f"{name} {value}" for name, value in where.items()))
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
         with out.open("w", newline="") as file:
-            writer = csv.DictWriter(file, [*rows[0], *where])
+            writer = csv.DictWriter(file, [*rows[0], *where], lineterminator="\n")
             writer.writeheader()
             writer.writerows({**row, **where} for row in rows)
 

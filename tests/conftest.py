@@ -16,8 +16,14 @@ from danet.weights.bundle import Bundle, save_bundle
 NAMES = ("road", "car", "tree")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    """Tensors of tests are small: on a busy machine threads would only wait for one another."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
-def camvid() -> Path:
+def camvid_root() -> Path:
     """The folder that DANET_CAMVID names."""
     if "DANET_CAMVID" not in os.environ:
         pytest.skip("DANET_CAMVID does not name a folder with CamVid (train/, trainannot/, val/, valannot/).")

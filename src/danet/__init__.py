@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from danet import ops as ops
+    from danet.config import read_config as read_config
     from danet.errors import InputError as InputError
     from danet.evaluation.evaluate import evaluate as evaluate
     from danet.inference.segmenter import Segmenter as Segmenter
@@ -28,6 +29,7 @@ _HOME = {
     "create_model": "danet.models.segmentation",
     "evaluate": "danet.evaluation.evaluate",
     "load": "danet.inference.segmenter",
+    "read_config": "danet.config",
     "train": "danet.training.loop",
 }
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "evaluate",
     "load",
     "ops",
+    "read_config",
     "train",
 ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 
 from rich.console import Console
@@ -13,6 +13,7 @@ from rich.table import Table
 
 from danet.evaluation.evaluate import Report
 from danet.training.loop import Event, Saved, Step, Validated
+from danet.viz.text import duration
 
 QUIET_SECONDS = 10.0
 """Where stderr is no terminal, a line of progress this often."""
@@ -44,7 +45,7 @@ class Screen(AbstractContextManager):
     def __exit__(self, *_: object) -> None:
         self._bars.stop()
 
-    def phase(self, name: str):
+    def phase(self, name: str) -> Callable[..., None]:
         """A callback (done, total, note) for one phase; it begins now."""
         if name in self._tasks:
             self._bars.remove_task(self._tasks.pop(name))
@@ -109,15 +110,6 @@ def score_table(reports: dict[str, Report]) -> Table:
         table.add_row("context score", *(_percent(score) for score, _ in regions))
         table.add_row("  majority there", *(_percent(majority) for _, majority in regions))
     return table
-
-
-def duration(seconds: float) -> str:
-    """`45 s`, `3 min 5 s`, `2 h 4 min`."""
-    seconds = round(seconds)
-    if seconds < 60:
-        return f"{seconds} s"
-    minutes, seconds = divmod(seconds, 60)
-    return f"{minutes} min {seconds} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def _percent(share: float | None) -> str:

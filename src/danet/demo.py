@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from danet.config import RunConfig, read_config
-from danet.console import Screen, duration
+from danet.console import Screen
 from danet.data.labels import LabelSpace
 from danet.evaluation.evaluate import Report
 from danet.inference.device import autocast, choose_device, choose_precision
@@ -21,6 +21,7 @@ from danet.training.loop import train
 from danet.training.losses import segmentation_losses
 from danet.training.optim import create_optimizer
 from danet.training.summary import report_runs
+from danet.viz.text import duration
 
 BUDGET = 280.0
 """Seconds for the steps; drawing, scoring and the report take about half a minute more."""

@@ -1,4 +1,3 @@
-import os
 import pickle
 import unicodedata
 from pathlib import Path
@@ -18,10 +17,9 @@ def names(source) -> list[str]:
     return [Path(item.name).name for item in source[0]]
 
 
-@pytest.mark.skipif("DANET_CAMVID" not in os.environ, reason="DANET_CAMVID names no CamVid folder, so it is not read.")
 @pytest.mark.parametrize(("split", "pairs"), [("train", 367), ("val", 101)])
-def test_camvid_itself(split, pairs):
-    items, labels = camvid(os.environ["DANET_CAMVID"], split)
+def test_camvid_itself(camvid_root, split, pairs):
+    items, labels = camvid(camvid_root, split)
     summary = check(Dataset(items, labels), workers=2)
     assert summary.files == len(items) == pairs
     assert int(summary.pixels.sum()) + summary.ignored == pairs * 360 * 480

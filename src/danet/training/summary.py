@@ -22,9 +22,10 @@ from danet.training.data import context_region, open_val
 from danet.viz.attention import attention_overlay, caption
 from danet.viz.overlay import overlay
 from danet.viz.report import AttentionPicture, ReportData, RunScores, Triple, WorstImage, write_report
+from danet.viz.text import duration
 
 SHOWN = 4
-WORST = 4
+WORST = 3
 
 
 def report_runs(
@@ -50,6 +51,11 @@ def report_runs(
     segmenter, report = next(iter(segmenters.values())), next(iter(reports.values()))
     facts = json.loads((first / "best" / "config.json").read_text(encoding="utf-8"))["provenance"]
     command = facts.pop("command", "")
+    history = {name: read_history(folder) for name, folder in runs.items()}
+    took = [
+        f"{name} {records[-1]['step']} steps in {duration(records[-1]['seconds'])}" for name, records in history.items()
+    ]
+    facts["duration"] = ", ".join(took)
     shown = [round(place) for place in np.linspace(0, len(dataset) - 1, min(SHOWN, len(dataset)))]
     by_name = {item.name: index for index, item in enumerate(dataset.items)}
 
@@ -66,7 +72,7 @@ def report_runs(
             command=command,
             facts=facts,
             config=config.to_yaml(),
-            history={name: read_history(folder) for name, folder in runs.items()},
+            history=history,
             scores={name: run_scores(report) for name, report in reports.items()},
             triples=[triple(dataset, index, segmenter) for index in shown],
             worst=[

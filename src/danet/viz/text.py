@@ -1,4 +1,7 @@
-"""Text on pictures. The font is DejaVu Sans, which comes with matplotlib: it has α, ‖ and accents; Pillow's has not."""
+"""Text on pictures and in reports.
+
+The font is DejaVu Sans, which comes with matplotlib: it has α, ‖ and accents; Pillow's has not.
+"""
 
 from functools import cache
 from pathlib import Path
@@ -30,3 +33,12 @@ def wrap(text: str, face: ImageFont.FreeTypeFont, width: float) -> list[str]:
         else:
             lines.append(word)
     return lines
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `3 min 5 s`, `2 h 4 min`."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    minutes, seconds = divmod(seconds, 60)
+    return f"{minutes} min {seconds} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,54 @@
+"""Append what runs reached to a CSV of results: scores, time, and where they come from, as the runs kept them.
+
+python benchmarks/record.py runs/camvid-r18 [RUN …] [--out results/runs.csv]
+"""
+
+import argparse
+import csv
+import json
+from pathlib import Path
+
+from danet.training.summary import read_history, run_config
+
+
+def row(folder: Path) -> dict[str, object]:
+    """One run's best validation with its command, commit, hardware and date."""
+    config, history = run_config(folder), read_history(folder)
+    facts = json.loads((folder / "best" / "config.json").read_text(encoding="utf-8"))["provenance"]
+    best = max((entry for entry in history if entry["event"] == "validated"), key=lambda entry: entry["miou"])
+    gates = next(entry["gates"] for entry in reversed(history) if entry["event"] == "step")
+    return {
+        "run": config.name,
+        "head": config.model.head,
+        "backbone": config.model.backbone,
+        "data": f"{config.data.source} val",
+        "protocol": best["protocol"],
+        "miou": round(best["miou"], 4),
+        "pixel_accuracy": round(best["pixel_accuracy"], 4),
+        "context": None if best["context"] is None else round(best["context"], 4),
+        "majority": None if best["majority"] is None else round(best["majority"], 4),
+        "alpha": gates.get("position") and round(gates["position"], 3),
+        "beta": gates.get("channel") and round(gates["channel"], 3),
+        "steps": history[-1]["step"],
+        "minutes": round(history[-1]["seconds"] / 60, 1),
+        **{key: facts[key] for key in ("precision", "seed", "hardware", "versions", "command", "date")},
+        "commit": facts["danet"].rpartition(" ")[2],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("results/runs.csv"))
+    options = parser.parse_args()
+    rows = [row(folder) for folder in options.runs]
+    fresh = not options.out.exists()
+    with options.out.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        if fresh:
+            writer.writeheader()
+        writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -27,6 +27,7 @@ check: setup
 	$(BIN)/lint-imports
 
 bench: setup
+	$(BIN)/python benchmarks/scenes.py --out results/scenes.csv
 	$(BIN)/python benchmarks/attention.py --out results/attention.csv
 
 clean:

@@ -8,7 +8,9 @@ import csv
 import json
 from pathlib import Path
 
+from danet.training.loop import gates
 from danet.training.summary import read_history, run_config
+from danet.weights.bundle import load_bundle
 
 
 def row(folder: Path) -> dict[str, object]:
@@ -16,7 +18,7 @@ def row(folder: Path) -> dict[str, object]:
     config, history = run_config(folder), read_history(folder)
     facts = json.loads((folder / "best" / "config.json").read_text(encoding="utf-8"))["provenance"]
     best = max((entry for entry in history if entry["event"] == "validated"), key=lambda entry: entry["miou"])
-    gates = next(entry["gates"] for entry in reversed(history) if entry["event"] == "step")
+    kept = gates(load_bundle(folder / "best").model)
     return {
         "run": config.name,
         "head": config.model.head,
@@ -27,8 +29,8 @@ def row(folder: Path) -> dict[str, object]:
         "pixel_accuracy": round(best["pixel_accuracy"], 4),
         "context": None if best["context"] is None else round(best["context"], 4),
         "majority": None if best["majority"] is None else round(best["majority"], 4),
-        "alpha": gates.get("position") and round(gates["position"], 3),
-        "beta": gates.get("channel") and round(gates["channel"], 3),
+        "alpha": round(kept["position"], 3) if "position" in kept else None,
+        "beta": round(kept["channel"], 3) if "channel" in kept else None,
         "steps": history[-1]["step"],
         "minutes": round(history[-1]["seconds"] / 60, 1),
         **{key: facts[key] for key in ("precision", "seed", "hardware", "versions", "command", "date")},
@@ -43,6 +45,7 @@ def main() -> None:
     options = parser.parse_args()
     rows = [row(folder) for folder in options.runs]
     fresh = not options.out.exists()
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     with options.out.open("a", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         if fresh:

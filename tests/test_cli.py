@@ -35,7 +35,7 @@ def picture(tmp_path):
     return tmp_path / "street.png"
 
 
-def test_train_evaluate_info_and_report(run, own_data, tmp_path):
+def test_train_evaluate_info_and_report(run, own_data, tmp_path, monkeypatch):
     code, out, err = run("train", tmp_path / "own.yaml", "--optim.steps", "3", "--json")
     assert code == 0, err
     found = json.loads(out)
@@ -46,6 +46,10 @@ def test_train_evaluate_info_and_report(run, own_data, tmp_path):
     code, out, _ = run("evaluate", "runs/own", "--json")
     assert code == 0
     assert json.loads(out)["miou"] == found["miou"]
+    monkeypatch.chdir(tmp_path / "runs/own/best")
+    code, out, _ = run("evaluate", ".", "--json")
+    assert json.loads(out)["miou"] == found["miou"]
+    monkeypatch.chdir(tmp_path)
     code, out, _ = run("evaluate", "runs/own/best", "--data.source", "folder", "--data.root", own_data)
     assert code == 0
     assert "mean IoU" in out
@@ -78,6 +82,28 @@ def test_predict_takes_files_and_folders(run, tiny_folder, picture, tmp_path):
             assert overlay.width > 64
         assert sum(one["shares"].values()) == pytest.approx(1)
         assert json.loads((tmp_path / one["json"]).read_text())["shares"].keys() == one["shares"].keys()
+
+
+def test_predict_again_does_not_take_its_own_results(run, tiny_folder, picture, tmp_path):
+    for folder in ("one", "two"):
+        (tmp_path / "in" / folder).mkdir(parents=True)
+        shutil.copy(picture, tmp_path / "in" / folder / "a.png")
+        (tmp_path / "in" / folder / "._a.png").write_bytes(b"a Mac's shadow file")
+    for _ in range(2):
+        code, out, err = run("predict", "in", "--model", tiny_folder, "-o", "in/results", "--json")
+        assert code == 0, err
+        found = [one["labels"] for one in json.loads(out)["predictions"]]
+        assert found == ["in/results/one/a.png", "in/results/two/a.png"]
+    code, out, _ = run("predict", "in/one", "in/two", "--model", tiny_folder, "-o", "in/results", "--json")
+    assert [one["labels"] for one in json.loads(out)["predictions"]] == found
+
+
+def test_an_unexpected_failure_is_one_line_and_code_1(run, tiny_folder, picture, tmp_path):
+    (tmp_path / "file").touch()
+    code, _, err = run("attend", picture, "--at", "1,1", "--model", tiny_folder, "-o", "file")
+    assert code == 1
+    assert err.startswith("danet: FileExistsError")
+    assert len(err.splitlines()) == 1
 
 
 def test_predict_leaves_out_what_is_bad_and_says_so(run, tiny_folder, picture, tmp_path):
@@ -126,13 +152,21 @@ def test_attend_draws_each_point_with_gate_and_share(run, tiny_folder, picture, 
         (("train", "camvid-r18", "--data.root", "nowhere"), ("nowhere", "does not exist")),
         (("train", "--resume", "nowhere"), ("nowhere", "config.yaml")),
         (("train", "demo", "--resume", "nowhere"), ("keeps its own settings",)),
-        (("evaluate", "nowhere"), ("nowhere",)),
+        (("evaluate", "nowhere"), ("nowhere is no folder",)),
+        (("train", "demo", "extra"), ("no further argument", "'extra'")),
+        (("train", "demo", "--data.crop", "[16, 16]"), ("data.crop.0 is 16", "32")),
+        (("train", "demo", "--model.in_channels", "4"), ("model.in_channels is 4", "RGB")),
+        (("predict", "street.png", "--model", "tiny", "-o", "."), ("street.png", "would replace it", "-o")),
+        (("predict", "tiny", "x", "--model", "tiny", "-o", "."), ("tiny holds no image",)),
         (("evaluate", "tiny"), ("part of no run", "--data.source")),
         (("evaluate", "tiny", "--data.source", "scenes", "--protocol", "hole"), ("Did you mean whole?",)),
         (("predict", "street.png", "--model", "nowhere"), ("nowhere is no folder",)),
         (("predict", "nowhere.png", "--model", "tiny"), ("nowhere.png does not exist",)),
         (("predict", "tiny", "--model", "tiny"), ("tiny holds no image",)),
-        (("predict", "street.png", "./street.png", "x/street.png", "--model", "tiny"), ("rename one",)),
+        (
+            ("predict", "street.png", "./street.png", "x/street.png", "--model", "tiny"),
+            ("x/street.png", "would replace that of"),
+        ),
         (("attend", "street.png", "--at", "64,0", "--model", "tiny"), ("(64, 0)", "64×48")),
         (("attend", "street.png", "--at", "7", "--model", "tiny"), ("'7' is no point", "120,80")),
         (("predict", "street.png", "--model", "tiny", "--device", "tpu"), ("tpu", "auto")),
@@ -159,6 +193,20 @@ def test_bad_training_data_is_one_line_and_leaves_no_run(run, own_data, tmp_path
     assert code == 2
     assert "3.png is RGBA" in err.splitlines()[-1]
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_without_attention_has_a_report_too(run, own_data, tmp_path):
+    code, out, err = run("train", tmp_path / "own.yaml", "--model.head", "fcn", "--optim.steps", "2", "--json")
+    assert code == 0, err
+    assert "position gate" not in (tmp_path / json.loads(out)["report"]).read_text()
+
+
+def test_a_run_without_a_model_says_how_to_get_one(run, tmp_path):
+    (tmp_path / "runs/young").mkdir(parents=True)
+    (tmp_path / "runs/young/config.yaml").touch()
+    code, _, err = run("info", "runs/young")
+    assert code == 2
+    assert "validated no model yet; go on with: danet train --resume runs/young" in err
 
 
 def test_debug_shows_the_traceback(run):
@@ -191,6 +239,12 @@ def test_ctrl_c_keeps_the_last_step_and_says_how_to_go_on(own_data, tmp_path):
     _, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
     assert "danet train --resume runs/own" in err
+    assert "Stopping after this step" in err
     assert "Traceback" not in err
     steps = len(metrics.read_text().splitlines())
     assert [path.name for path in (tmp_path / "runs/own/checkpoints").iterdir()] == [f"step-{steps:07d}.pt"]
+    code = subprocess.run(
+        [sys.executable, "-m", "danet", "evaluate", "runs/own"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert code.returncode == 2
+    assert "validated no model yet" in code.stderr

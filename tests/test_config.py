@@ -23,6 +23,11 @@ def test_overrides_take_the_values_of_a_command_line(lr, steps, crop):
     assert config.model == read_config("demo").model
 
 
+def test_text_is_taken_as_it_is():
+    config = read_config("demo", {"name": "2024-06-01", "data.root": "#1 data"})
+    assert (config.name, config.data.root) == ("2024-06-01", "#1 data")
+
+
 def test_every_field_has_a_dotted_name_and_help_where_its_name_does_not_say_enough():
     names = fields(RunConfig)
     assert names["optim.lr"][0] == RunConfig().optim.lr
@@ -42,6 +47,10 @@ def test_every_field_has_a_dotted_name_and_help_where_its_name_does_not_say_enou
         ("demo", {"optim.lr": ".nan"}, ("optim.lr is nan", "finite")),
         ("demo", {"optim.lr": "-1"}, ("optim.lr is -1", "greater than 0")),
         ("demo", {"model.output_stride": "12"}, ("model.output_stride is 12", "8, 16 or 32")),
+        ("demo", {"data.crop": "[240, 320"}, ("data.crop is '[240, 320'", "not YAML")),
+        ("demo", {"data.crop": "[16, 64]"}, ("data.crop.0 is 16", "greater than or equal to 32")),
+        ("demo", {"preprocess.mean": "[0.5, 0.5]"}, ("preprocess.mean",)),
+        ("demo", {"model.out_indices": "[]"}, ("model.out_indices is []",)),
         ("demo", {"name.x": "1"}, ("name is 'demo'",)),
         ("demo", {"data.batch_size": "0"}, ("data.batch_size is 0", "greater than or equal to 1")),
         ("nowhere.yaml", {}, ("nowhere.yaml", "No such file")),
@@ -56,7 +65,12 @@ def test_faults_are_one_line(recipe, overrides, words):
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("a: [", "is not YAML"), ("[1, 2]", "holds list"), ("optim: {steps: 1, stps: 2}", "Did you mean optim.steps?")],
+    [
+        ("a: [", "is not YAML"),
+        ("a: 2024-13-45", "is not YAML"),
+        ("[1, 2]", "holds list"),
+        ("optim: {steps: 1, stps: 2}", "Did you mean optim.steps?"),
+    ],
 )
 def test_faulty_files_are_named(text, words, tmp_path):
     (tmp_path / "bad.yaml").write_text(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from danet import __version__
 from danet.config import DataConfig, RunConfig, fields, nearest, read_config, recipes
 from danet.errors import InputError
+from danet.files import written_aside
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -26,6 +28,9 @@ DONE, FAILED, WRONG, PARTLY, INTERRUPTED = 0, 1, 2, 3, 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code: 0 done, 1 failed, 2 wrong use or input, 3 partly, 130 interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8")  # α has no place in some systems' own encoding
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     try:
@@ -43,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def demo(options: argparse.Namespace) -> int:
-    """Train a small DANet on drawn streets, beside its twin without attention, and show what it learned."""
+    """Train a small DANet on drawn streets, beside an FCN without attention, and show what it learned."""
     from danet.console import Screen, score_table
     from danet.demo import demo
 
@@ -55,26 +60,31 @@ def demo(options: argparse.Namespace) -> int:
 
 def train(options: argparse.Namespace) -> int:
     """Train a recipe, or your own data, into runs/NAME; or go on with a run."""
-    from danet.console import Screen, score_table
-    from danet.training.loop import train
-    from danet.training.summary import report_runs, run_config
-
-    config, folder = read_config(options.recipe, _overrides(options)), Path("runs")
+    overrides = _overrides(options)
+    config, folder = read_config(options.recipe, overrides), Path("runs")
     folder = folder / config.name
-    if options.resume:
-        if options.recipe or _overrides(options):
-            raise InputError("A resumed run keeps its own settings; give --resume alone, or start another run.")
-        folder = Path(options.resume)
-        config = run_config(folder).model_copy(update={"name": folder.name})
     if options.print_config:
         print(config.to_yaml(), end="")
         return DONE
+
+    from danet.console import Screen, score_table
+    from danet.inference.device import choose_device, choose_precision
+    from danet.training.loop import train
+    from danet.training.summary import report_runs, run_config
+
+    if options.resume:
+        if options.recipe or overrides:
+            raise InputError("A resumed run keeps its own settings; give --resume alone, or start another run.")
+        folder = Path(options.resume).resolve()
+        config = run_config(folder).model_copy(update={"name": folder.name})
     with Screen() as screen:
+        device = choose_device(config.device)
+        screen.say(f"{config.name}: on {device} in {choose_precision(config.precision, device)}")
         events = train(config, resume=bool(options.resume), runs=folder.parent, progress=screen.phase)
-        with Interrupt() as interrupt:
+        with Interrupt(screen.say) as interrupt:
             screen.watch(config.name, interrupt.until(events), config.optim.steps)
         if interrupt.came:
-            screen.say(f"Interrupted; everything is kept. Go on with: danet train --resume {folder}")
+            screen.say(f"Interrupted; everything is kept. Go on with: danet train --resume {options.resume or folder}")
             return INTERRUPTED
         title = f"{config.model.head} on {config.data.source}: {config.name}"
         report = report_runs({config.name: folder}, folder / "report.html", title, screen.phase)[config.name]
@@ -89,15 +99,14 @@ def evaluate(options: argparse.Namespace) -> int:
     from danet.inference.segmenter import load
     from danet.training.data import context_region, open_val
 
-    folder = _bundle(options.model)
-    overrides = _overrides(options)
-    run = folder.parent / "config.yaml"
+    folder, overrides = _bundle(options.model), _overrides(options)
+    run = folder.resolve().parent / "config.yaml"
+    config = read_config(run if run.is_file() else None, overrides)
+    segmenter = load(folder, options.device or config.device, options.precision or config.precision)
     if not run.is_file() and "data.source" not in overrides:
         raise InputError(
             f"{options.model} is part of no run, so its data are unknown; give --data.source and --data.root."
         )
-    config = read_config(run if run.is_file() else None, overrides)
-    segmenter = load(folder, options.device, options.precision)
     region = context_region(config)
     with Screen() as screen:
         report = evaluate(segmenter, open_val(config), options.protocol, region, screen.phase("score"))
@@ -145,7 +154,8 @@ def attend(options: argparse.Namespace) -> int:
     found = []
     for (x, y), weights in maps.items():
         path = folder / f"{Path(options.image).stem}-attends-{options.direction}-{x}-{y}.png"
-        attention_overlay(image, weights, (x, y), [words]).save(path)
+        with written_aside(path) as aside:
+            attention_overlay(image, weights, (x, y), [words]).save(aside, format="PNG")
         name = encoding.prediction.space.names[encoding.prediction.labels[y, x]]
         found.append({"at": [x, y], "class": name, "path": str(path), "gate": trace.gate, "share": trace.share.item()})
     lines = [f"({one['at'][0]}, {one['at'][1]}) {one['class']} → {one['path']}" for one in found]
@@ -177,20 +187,23 @@ def info(options: argparse.Namespace) -> int:
 
 
 class Interrupt:
-    """Within `with`, the first Ctrl-C is kept for `until` to act on; a second one interrupts at once."""
+    """Within `with`, the first Ctrl-C (or SIGTERM) is kept for `until` to act on; a second one interrupts at once."""
 
-    came = False
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.say, self.came = say, False
 
     def __enter__(self) -> Interrupt:
-        self._before = signal.signal(signal.SIGINT, self._note)
+        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGINT, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _note(self, *_: object) -> None:
         self.came = True
-        signal.signal(signal.SIGINT, self._before)
+        self.__exit__()
+        self.say("Stopping after this step; Ctrl-C again stops at once.")
 
     def until(self, events: Generator[Event, None, None]) -> Iterator[Event]:
         """The events up to the Ctrl-C; closing the run there makes it keep its last step."""
@@ -224,7 +237,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         return one
 
     one = command(demo)
-    one.add_argument("--seed", type=int, default=0)
+    one.add_argument("--seed", type=int, default=0, help="of weights, order and dropout (default: 0)")
     one = command(train)
     one.add_argument("recipe", nargs="?", metavar="RECIPE", help=f"a YAML file, or one of: {', '.join(recipes())}")
     one.add_argument("--resume", metavar="RUN", help="go on with the run in this folder")
@@ -233,7 +246,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     one = command(evaluate)
     one.add_argument("model", metavar="RUN-OR-MODEL", help="a run's folder or a bundle's")
     one.add_argument("--protocol", default="whole", help="whole (default) or whole-original")
-    _add_device(one)
+    _add_device(one, None)
     _add_fields(one, DataConfig, "data.")
     one = command(predict)
     one.add_argument("input", nargs="+", metavar="INPUT", help="an image, or a folder of images")
@@ -258,8 +271,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
     options, unknown = parser.parse_known_args(arguments)
     if unknown:
-        names = [name for action in known[options.command_name]._actions for name in action.option_strings]
         wrong = unknown[0].partition("=")[0]
+        if not wrong.startswith("-"):
+            raise InputError(f"danet {options.command_name} takes no further argument; {wrong!r} is one too many.")
+        names = [name for action in known[options.command_name]._actions for name in action.option_strings]
         raise InputError(f"danet {options.command_name} has no option {wrong}. {nearest(wrong, names)}")
     return options
 
@@ -272,9 +287,9 @@ def _add_fields(parser: Parser, section: Any, prefix: str) -> None:
         group.add_argument(f"--{name}", metavar="VALUE", default=argparse.SUPPRESS, help=help_text)
 
 
-def _add_device(parser: Parser) -> None:
-    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, mps, xpu")
-    parser.add_argument("--precision", default="auto", help="auto (default), float32, bfloat16")
+def _add_device(parser: Parser, default: str | None = "auto") -> None:
+    parser.add_argument("--device", default=default, help="cpu, cuda, mps, xpu or auto (the default, but for runs)")
+    parser.add_argument("--precision", default=default, help="float32, bfloat16 or auto (the default, but for runs)")
 
 
 def _overrides(options: argparse.Namespace) -> dict[str, str]:
@@ -288,31 +303,42 @@ def _overrides(options: argparse.Namespace) -> dict[str, str]:
 
 def _bundle(path: str) -> Path:
     """The bundle that a run's folder or a bundle's names."""
-    return Path(path) / "best" if (Path(path) / "best").is_dir() else Path(path)
+    run = Path(path)
+    if (run / "config.yaml").is_file() and not (run / "best").is_dir():
+        raise InputError(f"The run {path} has validated no model yet; go on with: danet train --resume {path}")
+    return run / "best" if (run / "best").is_dir() else run
 
 
 def _outputs(inputs: Sequence[Path], output: Path) -> dict[Path, tuple[Path, str]]:
-    """Each image with the folder and the stem of its results; folders are searched, and keep their structure."""
-    from danet.data.images import IMAGE_SUFFIXES
+    """Each image with the folder and the stem of its results; a folder keeps its structure, and among several its name.
 
+    Raises InputError for what does not exist or holds no image, and where a result would replace an image or another.
+    """
+    from danet.data.images import IMAGE_SUFFIXES
+    from danet.inference.prediction import output_paths
+
+    several = sum(path.is_dir() for path in inputs) > 1
     found: dict[Path, tuple[Path, str]] = {}
     for path in inputs:
         if path.is_dir():
-            images = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+            files = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in IMAGE_SUFFIXES]
+            images = [f for f in files if not f.name.startswith(".") and output.resolve() not in f.resolve().parents]
             if not images:
                 raise InputError(f"The folder {path} holds no image ({', '.join(IMAGE_SUFFIXES)}).")
-            found |= {image: (output / image.parent.relative_to(path), image.stem) for image in images}
+            target = output / path.resolve().name if several else output
+            found |= {image: (target / image.parent.relative_to(path), image.stem) for image in images}
         elif path.exists():
             found[path] = (output, path.stem)
         else:
             raise InputError(f"{path} does not exist; give an image or a folder of images.")
-    taken: dict[tuple[Path, str], Path] = {}
-    for image, target in found.items():
-        if target in taken:
-            raise InputError(
-                f"{taken[target]} and {image} would both be written as {target[1]}.png; rename one of them."
-            )
-        taken[target] = image
+    taken = {image.resolve(): image for image in found}
+    for image, (folder, stem) in found.items():
+        for result in output_paths(folder, stem).values():
+            if (other := taken.setdefault(result.resolve(), image)) != image or result.resolve() == image.resolve():
+                raise InputError(
+                    f"The result {result} of {image} would replace {'it' if other == image else f'that of {other}'}; "
+                    "choose another folder with -o, or rename one."
+                )
     return found
 
 

@@ -16,15 +16,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from danet.errors import InputError
 
-Share = Annotated[float, Field(ge=0, le=1)]
-Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
-Head = Literal["danet", "pam", "cam", "fcn"]
-ChannelRule = Literal["official", "paper"]
-
-
 SMALLEST_SIDE = 32
 """In pixels: a network of stride 32 sees nothing in less."""
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+Side = Annotated[int, Field(ge=SMALLEST_SIDE)]
+Head = Literal["danet", "pam", "cam", "fcn"]
+ChannelRule = Literal["official", "paper"]
 
 
 class Section(BaseModel):
@@ -40,7 +41,7 @@ class ModelConfig(Section):
     """The arguments of `danet.create_model`."""
 
     head: Head = "danet"
-    """danet, one of its branches alone (pam, cam), or fcn, the same without attention."""
+    """danet, one of its branches alone (pam, cam), or fcn: one branch without attention."""
     backbone: str = "resnet50"
     """Any timm backbone that gives feature maps."""
     num_classes: Count = 19
@@ -49,7 +50,7 @@ class ModelConfig(Section):
     """Pixels per place of the last feature map."""
     multi_grid: tuple[Count, ...] = ()
     """Dilations of the last stage's blocks, such as (4, 8, 16); empty: none."""
-    out_indices: tuple[int, ...] = (-2, -1)
+    out_indices: Annotated[tuple[int, ...], Field(min_length=1)] = (-2, -1)
     """The backbone's feature maps to keep; the last feeds the head, the one before it the auxiliary head."""
     channels: Count | None = None
     """Width of the head; by default a quarter of the backbone's last stage (paper, section 3.2)."""
@@ -73,11 +74,11 @@ class DataConfig(Section):
     """The data set's folder; scenes need none."""
     count: Count = 500
     """Drawn scenes for training (a fifth of it, at most 100, for validation)."""
-    size: tuple[Count, Count] = (192, 256)
+    size: tuple[Side, Side] = (192, 256)
     """Height and width of drawn scenes."""
-    crop: tuple[Count, Count] = (192, 256)
+    crop: tuple[Side, Side] = (192, 256)
     """Height and width of a training crop."""
-    scale: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (1.0, 1.0)
+    scale: tuple[Positive, Positive] = (1.0, 1.0)
     """Smallest and largest random scale."""
     flip: Share = 0.5
     """Probability of a horizontal flip."""
@@ -92,7 +93,7 @@ class OptimConfig(Section):
     """The optimizer, its schedule and the losses."""
 
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-3
+    lr: Positive = 1e-3
     """Peak learning rate of the backbone; the schedule is poly: lr · (1 − step/steps)^power."""
     weight_decay: Rate = 1e-2
     """Not applied to norms, biases and gates."""
@@ -120,9 +121,9 @@ class OptimConfig(Section):
 class Preprocess(Section):
     """What an image goes through before the network; kept in the bundle, so that weights and input cannot drift."""
 
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     """Per channel, of values in 0 … 1."""
-    std: tuple[Annotated[float, Field(gt=0)], ...] = (0.229, 0.224, 0.225)
+    std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
     longest: Count | None = 1024
     """Larger images are shrunk to this longest side, and their prediction is enlarged again."""
 
@@ -154,7 +155,7 @@ def read_config(recipe: str | Path | None = None, overrides: dict[str, str] | No
 
     Raises InputError for an unknown recipe, key or value.
     """
-    values = _read_yaml(_find_recipe(recipe)) if recipe is not None else {}
+    values = read_yaml(_find_recipe(recipe)) if recipe is not None else {}
     for name, text in (overrides or {}).items():
         *sections, field = name.split(".")
         target = values
@@ -162,7 +163,7 @@ def read_config(recipe: str | Path | None = None, overrides: dict[str, str] | No
             target = target.setdefault(section, {})
             if not isinstance(target, dict):
                 raise InputError(f"{recipe}: {section} is {target!r}; it is a section of fields, such as {name}.")
-        target[field] = yaml.safe_load(text)
+        target[field] = _read_value(name, text)
     return validate(RunConfig, values, str(recipe or "command line"))
 
 
@@ -188,7 +189,9 @@ def fields(section: type[Section] = RunConfig, prefix: str = "") -> dict[str, tu
 def nearest(word: str, known: list[str]) -> str:
     """`Did you mean …?` for a mistyped word, or the list of what is known."""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"Did you mean {close[0]}?" if close else f"Known: {', '.join(known)}."
+    if close:
+        return f"Did you mean {close[0]}?"
+    return f"Known: {', '.join(known)}." if len(known) <= 12 else "--help lists them."
 
 
 def recipes() -> list[str]:
@@ -207,16 +210,28 @@ def _find_recipe(recipe: str | Path) -> Path:
     return Path(str(resources.files("danet.recipes") / f"{recipe}.yaml"))
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file's mapping; empty for an empty file. Raises InputError for a file that is not one."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}.") from None
     if values is not None and not isinstance(values, dict):
-        raise InputError(f"{path} holds {type(values).__name__}; a configuration is a mapping of fields.")
+        raise InputError(f"{path} holds {type(values).__name__}; it must be a mapping, such as `name: value`.")
     return values or {}
+
+
+def _read_value(name: str, text: str) -> Any:
+    """A field's value from a command line: text as it is where the field is text, else YAML."""
+    default = fields().get(name, (None, ""))[0]
+    if isinstance(default, str) or name == "data.root":
+        return text
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError):
+        raise InputError(f"{name} is {text!r}, which is not YAML; write a value such as 0.1 or [240, 320].") from None
 
 
 def _describe(error: ValidationError, section: type[Section]) -> str:

@@ -69,9 +69,9 @@ class Screen(AbstractContextManager):
         """One line, above the bars."""
         self.console.print(text, markup=False, soft_wrap=True)
 
-    def watch(self, name: str, events: Iterable[Event], steps: int) -> Report | None:
-        """Consume a run's events, showing each; the last validation's report."""
-        progress, report, recent = self.phase(name), None, deque(maxlen=50)
+    def watch(self, name: str, events: Iterable[Event], steps: int) -> None:
+        """Consume a run's events, showing each."""
+        progress, recent = self.phase(name), deque(maxlen=50)
         for event in events:
             match event:
                 case Step():
@@ -87,7 +87,6 @@ class Screen(AbstractContextManager):
                     self.say(f"{name}: step {event.step}/{steps}, after {duration(event.seconds)}: {text}")
                 case Saved(path=path) if path.name == "best":
                     self.say(f"{name}: best so far, kept in {path}")
-        return report
 
 
 SIGNS = (("position", "α"), ("channel", "β"))

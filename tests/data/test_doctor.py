@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from danet.data.dataset import Dataset
-from danet.data.doctor import check
+from danet.data.doctor import check, refuse_binary_with_ignored
 from danet.data.sources import folder, open_source
 from danet.errors import InputError
 from tests.data.trees import save_folder, save_image, save_mask
@@ -104,10 +104,11 @@ def test_masks_of_0_and_255_get_the_two_lines_that_mend_them(tmp_path):
     (tmp_path / "labels.yaml").write_text("names: [background, crack]\n")
     for stem in STEMS:
         save_mask(tmp_path / "masks" / "train" / f"{stem}.png", np.eye(40, 48, dtype=np.uint8) * 255)
+    dataset = opened(tmp_path)
     with pytest.raises(
         InputError, match=r"nothing but background and 255.* write ids: \{0: 0, 255: 1\} and ignore: \[\]"
     ):
-        check(opened(tmp_path))
+        refuse_binary_with_ignored(dataset, check(dataset))
     (tmp_path / "labels.yaml").write_text("names: [background, crack]\nids: {0: 0, 255: 1}\nignore: []\n")
     assert check(opened(tmp_path)).pixels.tolist() == [12 * (40 * 48 - 40), 12 * 40]
 

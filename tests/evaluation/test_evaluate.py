@@ -30,7 +30,8 @@ def test_a_report_adds_up_the_predictions(segmenter, dataset):
         truth = sample.mask.numpy()
         predicted = segmenter(sample.image.permute(1, 2, 0).numpy()).labels
         confusion = confusion_matrix(predicted, truth, 3)
-        assert row == (sample.name, Scores(("a", "b", "c"), confusion).pixel_accuracy, row.miou)
+        scores = Scores(("a", "b", "c"), confusion)
+        assert row == (sample.name, scores.pixel_accuracy, scores.miou)
         total += confusion
         apart[1] += confusion[1]
     assert np.array_equal(report.scores.confusion, total)

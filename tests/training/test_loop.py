@@ -77,6 +77,46 @@ def test_stopped_and_resumed_is_bit_equal_to_uninterrupted(recipe, tmp_path):
     assert [record["loss"] for record in records if record["event"] == "step"] == expected
 
 
+@pytest.mark.parametrize("kind", [Step, Validated, Saved])
+@pytest.mark.parametrize("step", [2, 4])
+def test_a_stop_around_a_validation_loses_no_model(recipe, tmp_path, kind, step):
+    list(train(recipe(), runs=tmp_path / "whole"))
+    events = train(recipe(), runs=tmp_path / "parts")
+    for event in events:
+        if event.step == step and isinstance(event, kind):
+            break
+    events.close()
+    list(train(recipe(), resume=True, runs=tmp_path / "parts"))
+    for name, tensor in weights(tmp_path / "whole/own").items():
+        assert torch.equal(tensor, weights(tmp_path / "parts/own")[name]), name
+    validated = [
+        [(entry["step"], entry["miou"]) for entry in map(json.loads, lines) if entry["event"] == "validated"]
+        for lines in ((tmp_path / run / "own/metrics.jsonl").read_text().splitlines() for run in ("whole", "parts"))
+    ]
+    assert validated[0] == validated[1]
+
+
+def test_precision_and_root_are_kept_as_resolved(recipe, own_data, tmp_path, monkeypatch):
+    monkeypatch.chdir(own_data.parent)
+    next(train(recipe(precision="auto", data__root="own"), runs=tmp_path / "runs"))
+    kept = read_config(tmp_path / "runs/own/config.yaml")
+    assert kept.precision in ("float32", "bfloat16")
+    assert kept.data.root == str(own_data)
+
+
+def test_half_a_line_of_a_killed_run_is_dropped(recipe, tmp_path):
+    events = train(recipe(), runs=tmp_path / "runs")
+    assert [next(events).step, next(events).step] == [1, 2]
+    events.close()
+    metrics = tmp_path / "runs/own/metrics.jsonl"
+    metrics.write_text(metrics.read_text() + '{"event": "st')
+    list(train(recipe(), resume=True, runs=tmp_path / "runs"))
+    records = [json.loads(line) for line in metrics.read_text().splitlines()]
+    assert [entry["step"] for entry in records if entry["event"] == "step"] == [1, 2, 3, 4]
+    seconds = [entry["seconds"] for entry in records]
+    assert seconds == sorted(seconds)
+
+
 def test_the_number_of_workers_changes_nothing(recipe, tmp_path):
     losses = []
     for workers in (0, 2):
@@ -103,6 +143,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_files(recipe, tmp_path):
     message = str(caught.value)
     assert "in step" in message
     assert "learning rate 1e+30" in message or "learning rate 9." in message
+    assert "gradient" in message
     assert ".png" in message
     assert "\n" not in message
 

@@ -32,15 +32,22 @@ def check(dataset: Dataset, workers: int = 0, progress: Progress | None = None) 
         return np.bincount(indices.ravel(), minlength=256)
 
     counts = sum(parallel_map(histogram, range(len(dataset)), workers, progress), np.zeros(256, np.int64))
-    labels = dataset.labels
-    summary = Summary(len(dataset), counts[: labels.num_classes], int(counts[IGNORE_INDEX]))
-    where = f"The {summary.files} masks ({dataset.items[0].mask or dataset.items[0].name}, …)"
+    summary = Summary(len(dataset), counts[: dataset.labels.num_classes], int(counts[IGNORE_INDEX]))
     if not summary.pixels.any():
-        raise InputError(f"{where} hold nothing but ignored values; take out of ignore what is a class.")
+        raise InputError(f"{_masks(dataset)} hold nothing but ignored values; take out of ignore what is a class.")
+    return summary
+
+
+def refuse_binary_with_ignored(dataset: Dataset, summary: Summary) -> None:
+    """Raise InputError for training masks of 0 and 255 alone: where 255 is ignored, nothing would be learnt."""
+    labels = dataset.labels
     only_zero_and_255 = summary.ignored and not summary.pixels[1:].any() and labels.ignore == (IGNORE_INDEX,)
     if only_zero_and_255 and labels.num_classes > 1:
         raise InputError(
-            f"{where} hold nothing but {labels.names[0]} and 255, which is ignored. If 255 is {labels.names[1]}, write "
-            "ids: {0: 0, 255: 1} and ignore: [] in labels.yaml."
+            f"{_masks(dataset)} hold nothing but {labels.names[0]} and 255, which is ignored. If 255 is "
+            f"{labels.names[1]}, write ids: {{0: 0, 255: 1}} and ignore: [] in labels.yaml."
         )
-    return summary
+
+
+def _masks(dataset: Dataset) -> str:
+    return f"The {len(dataset)} masks ({dataset.items[0].mask or dataset.items[0].name}, …)"

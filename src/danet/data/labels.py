@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from jaxtyping import Integer, UInt8
 
-from danet.config import nearest
+from danet.config import nearest, read_yaml
 from danet.errors import InputError
 
 IGNORE_INDEX = 255
@@ -165,14 +164,7 @@ class LabelSpace:
             if str(name_or_path) not in packaged:
                 raise InputError(f"There are no labels {str(name_or_path)!r}. {nearest(str(name_or_path), packaged)}")
             path = _PACKAGED / f"{name_or_path}.yaml"
-        try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
-        except yaml.YAMLError as error:
-            raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}.") from None
-        if not isinstance(values, dict):
-            raise InputError(f"{path} holds no keys; write names: [road, car] and, if need be, colours, ids, ignore.")
+        values = read_yaml(path)
         name = path.stem if path.parent == _PACKAGED else path.resolve().parent.name
         return cls.from_dict({"name": name, **values}, str(path))
 

@@ -126,12 +126,12 @@ def _by_stem(parent: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     for path in sorted(parent.iterdir(), key=lambda path: path.name):
         if path.suffix.lower() not in suffixes or path.name.startswith("."):
             continue
-        if path.stem in found:
-            raise InputError(f"{found[path.stem]} and {path} have the same stem; rename or remove one of them.")
-        found[path.stem] = path
+        stem = unicodedata.normalize("NFC", path.stem)  # macOS may spell é as two characters: the same name
+        if stem in found:
+            raise InputError(f"{found[stem]} and {path} have the same stem; rename or remove one of them.")
+        found[stem] = path
     return found
 
 
 def _is_val(stem: str) -> bool:
-    # macOS may spell é as two characters: the same name, so the same part
     return hashlib.sha256(unicodedata.normalize("NFC", stem).encode()).digest()[0] % 5 == 0

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from danet.data.labels import LabelSpace
+from danet.files import written_aside
 from danet.viz.overlay import overlay
 
 
@@ -53,12 +54,7 @@ class Prediction:
         return overlay(self.image, self.labels, self.space)
 
     def save(self, folder: str | Path, stem: str) -> dict[str, Path]:
-        """Write STEM.png (class indices with palette), STEM-overlay.png and STEM.json (shares) into `folder`.
-
-        Each is written aside and renamed, so none is ever half there.
-        """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        """Write `output_paths`: class indices with palette, overlay, and shares; none is ever half there."""
         mask = Image.fromarray(self.labels)
         mask.putpalette(self.space.palette())
         facts = {
@@ -67,19 +63,21 @@ class Prediction:
             "confidence": round(float(self.confidence.mean()), 4),
             "shares": {name: round(share, 6) for name, share in self.shares.items()},
         }
-        paths = {
-            "labels": folder / f"{stem}.png",
-            "overlay": folder / f"{stem}-overlay.png",
-            "json": folder / f"{stem}.json",
-        }
-        for key, path in paths.items():
-            aside = path.with_name(f".{path.name}.part")
-            try:
-                if key == "json":
-                    aside.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-                else:
-                    (mask if key == "labels" else self.overlay()).save(aside, format="PNG")
-                aside.replace(path)
-            finally:
-                aside.unlink(missing_ok=True)
+        paths = output_paths(Path(folder), stem)
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with written_aside(paths["labels"]) as aside:
+            mask.save(aside, format="PNG")
+        with written_aside(paths["overlay"]) as aside:
+            self.overlay().save(aside, format="PNG")
+        with written_aside(paths["json"]) as aside:
+            aside.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         return paths
+
+
+def output_paths(folder: Path, stem: str) -> dict[str, Path]:
+    """Where `Prediction.save` writes: STEM.png, STEM-overlay.png and STEM.json."""
+    return {
+        "labels": folder / f"{stem}.png",
+        "overlay": folder / f"{stem}-overlay.png",
+        "json": folder / f"{stem}.json",
+    }

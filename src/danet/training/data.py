@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from danet.config import ModelConfig, RunConfig
 from danet.data.dataset import Dataset, EpochBatches
-from danet.data.doctor import check
+from danet.data.doctor import Summary, check, refuse_binary_with_ignored
 from danet.data.labels import LabelSpace
 from danet.data.parallel import Progress
 from danet.data.scenes import far_from_things
@@ -20,7 +21,6 @@ from danet.data.sources import open_source
 from danet.data.transforms import collate, training_transform
 from danet.errors import InputError
 from danet.evaluation.evaluate import Region
-from danet.training.losses import enet_weights
 
 CHECK_THREADS = 4
 
@@ -33,37 +33,39 @@ class RunData:
     val: Dataset
     labels: LabelSpace
     model: ModelConfig
-    class_weights: Float[Tensor, " k"] | None
 
 
-def open_data(config: RunConfig, progress: Callable[[str], Progress]) -> RunData:
-    """Both sets, every file read and checked; drawn scenes stay in memory. Raises InputError for the first fault."""
-    data = config.data
+def open_data(config: RunConfig) -> RunData:
+    """Both sets, listed but not yet read. Raises InputError for what is missing, and for a model of other classes."""
+    data, model = config.data, config.model
     items, labels = open_source(data.source, "train", root=data.root, count=data.count, size=data.size)
-    mean = config.preprocess.mean
-    transform = training_transform(data.crop, data.scale, data.flip, data.photometric, mean)
-    train = Dataset(items, labels, transform, config.seed)
-    val = open_val(config)
-    for name, dataset in (("training", train), ("validation", val)):
-        if data.source == "scenes":
-            dataset.preload(0, progress(f"draw {name} scenes"))  # threads only slow NumPy's small steps down
-    summary = check(train, CHECK_THREADS, progress("check training data"))
-    check(val, CHECK_THREADS, progress("check validation data"))
-    model = config.model
     if "num_classes" in model.model_fields_set and model.num_classes != labels.num_classes:
         raise InputError(
             f"model.num_classes is {model.num_classes}, but labels {labels.name} have {labels.num_classes} classes; "
             "leave it out."
         )
-    model = model.model_copy(update={"num_classes": labels.num_classes})
-    weights = enet_weights(torch.from_numpy(summary.pixels)) if config.optim.class_weights == "enet" else None
-    return RunData(train, val, labels, model, weights)
+    if model.in_channels != 3:
+        raise InputError(f"model.in_channels is {model.in_channels}, but {data.source} has RGB images; leave it out.")
+    transform = training_transform(data.crop, data.scale, data.flip, data.photometric, config.preprocess.mean)
+    train = Dataset(items, labels, transform, config.seed)
+    return RunData(train, open_val(config), labels, model.model_copy(update={"num_classes": labels.num_classes}))
 
 
 def open_val(config: RunConfig) -> Dataset:
     """The validation set of a run, without augmentation."""
     data = config.data
     return Dataset(*open_source(data.source, "val", root=data.root, count=data.count, size=data.size))
+
+
+def read_data(config: RunConfig, data: RunData, progress: Callable[[str], Progress]) -> Summary:
+    """Read and check every file once; drawn scenes stay in memory. Raises InputError for the first fault."""
+    for name, dataset in (("training", data.train), ("validation", data.val)):
+        if config.data.source == "scenes":  # in one thread: more only slow NumPy's small steps down
+            dataset.preload(0, progress(f"draw {name} scenes"))
+    summary = check(data.train, CHECK_THREADS, progress("check training data"))
+    refuse_binary_with_ignored(data.train, summary)
+    check(data.val, CHECK_THREADS, progress("check validation data"))
+    return summary
 
 
 def batches(config: RunConfig, dataset: Dataset, start_step: int) -> Iterator[tuple[Tensor, Tensor, list[str]]]:
@@ -76,6 +78,7 @@ def batches(config: RunConfig, dataset: Dataset, start_step: int) -> Iterator[tu
         batch_sampler=EpochBatches(len(dataset), config.data.batch_size, config.seed, start_step),
         num_workers=config.data.workers,
         collate_fn=collate,
+        worker_init_fn=_leave_interrupts_to_the_run,
         generator=torch.Generator(),  # the workers' seeds must not advance the global generator
     )
 
@@ -91,3 +94,16 @@ def batches(config: RunConfig, dataset: Dataset, start_step: int) -> Iterator[tu
 def context_region(config: RunConfig) -> Region | None:
     """Where drawn scenes hide the answer far away: the pixels that the context score counts; none for other data."""
     return far_from_things if config.data.source == "scenes" else None
+
+
+def absolute_root(config: RunConfig) -> RunConfig:
+    """`config` with its data folder's whole path, so that the run can be evaluated from anywhere."""
+    if config.data.root is None:
+        return config
+    root = str(Path(config.data.root).expanduser().resolve())
+    return config.model_copy(update={"data": config.data.model_copy(update={"root": root})})
+
+
+def _leave_interrupts_to_the_run(worker: int) -> None:
+    """A terminal's Ctrl-C reaches every process; the run ends its workers itself, after the step at hand."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -23,12 +23,13 @@ from danet.data.parallel import Progress
 from danet.data.transforms import normalise
 from danet.errors import InputError
 from danet.evaluation.evaluate import Report, evaluate
+from danet.files import written_aside
 from danet.inference.device import autocast, choose_device, choose_precision
 from danet.inference.segmenter import Segmenter
 from danet.models.attention import ChannelAttention, PositionAttention
 from danet.models.segmentation import build_model
-from danet.training.data import batches, context_region, open_data
-from danet.training.losses import segmentation_losses
+from danet.training.data import RunData, absolute_root, batches, context_region, open_data, read_data
+from danet.training.losses import enet_weights, segmentation_losses
 from danet.training.optim import create_optimizer, learning_rate, set_learning_rate
 from danet.training.provenance import describe_run
 from danet.training.state import load_checkpoint, moving_average, save_checkpoint
@@ -72,40 +73,66 @@ def train(
     *,
     resume: bool = False,
     runs: str | Path = "runs",
+    data: RunData | None = None,
     progress: Callable[[str], Progress] = lambda phase: lambda done, total: None,
 ) -> Generator[Event, None, None]:
     """Train as `config` says into RUNS/NAME, or go on there with `resume`; yields an event a step, and more.
 
-    progress: from a phase's name to a callback, for what takes long between steps. What can be known to be wrong
-    beforehand (names, sizes, any file of the data) raises InputError before anything is written; a loss that is not
-    finite raises it with the step, the learning rate and the batch's files. `seconds` count from the first step of
-    this process.
+    data: `open_data(config)`, where several runs share it. progress: from a phase's name to a callback, for what takes
+    long between steps. What can be known to be wrong beforehand (names, sizes, any file of the data) raises InputError
+    before anything is written; a loss or gradient that is not finite raises it with the step, the learning rate and the
+    batch's files. `seconds` count training alone, over all resumptions.
     """
     folder = Path(runs) / config.name
     if folder.exists() and not resume:
         raise InputError(f"{folder} holds a run already; go on with --resume {folder}, or choose another --name.")
+    config = absolute_root(config)
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
+    data = data or open_data(config)
+    # The precision is kept, since a resumed run must not time the machine anew and come to another.
+    config = config.model_copy(update={"model": data.model, "precision": precision})
     torch.manual_seed(stateless_seed(config.seed, "weights"))
-    data = open_data(config, progress)
-    config = config.model_copy(update={"model": data.model})
-    model = build_model(data.model).to(device).to(memory_format=torch.channels_last)
+    initial = data.model.model_copy(update={"pretrained": False}) if resume else data.model
+    model = build_model(initial).to(device).to(memory_format=torch.channels_last)
     optimizer = create_optimizer(model, config.optim)
     average = moving_average(model, config.optim.ema)
     kept: Any = model if average is None else average.module
     segmenter = Segmenter(kept, data.labels, config.preprocess, str(device), precision)
-    class_weights = None if data.class_weights is None else data.class_weights.to(device)
-    region = context_region(config)
-
     done = load_checkpoint(folder / "checkpoints", model, average, optimizer) if resume else 0
     feed = batches(config, data.train, done)
+    summary = read_data(config, data, progress)
+    class_weights = None
+    if config.optim.class_weights == "enet":
+        class_weights = enet_weights(torch.from_numpy(summary.pixels)).to(device)
+    facts = describe_run(device, precision, config.seed)
+
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
-    record, best = open_record(folder / "metrics.jsonl", done)
-    start = time.perf_counter()
+    with written_aside(folder / "config.yaml") as aside:
+        aside.write_text(config.to_yaml(), encoding="utf-8")
+    record = Record(folder / "metrics.jsonl", done)
+    best = record.best if (folder / "best").is_dir() else -1.0
+    start = time.perf_counter() - record.seconds
     model.train()
     try:
-        while done < config.optim.steps:
+        while True:
+            due = done % config.validate_every == 0 or done == config.optim.steps
+            if done and due and done not in record.validated:
+                report = evaluate(segmenter, data.val, PROTOCOL, context_region(config), progress("validate"))
+                improved = report.scores.miou > best
+                if improved:
+                    best = report.scores.miou
+                    scores = {"protocol": PROTOCOL, "miou": round(best, 4), "step": done}
+                    bundle = Bundle(kept, data.model, data.labels, config.preprocess, scores, facts)
+                    save_bundle(folder / "best", bundle)
+                yield record(Validated(done, report, time.perf_counter() - start))
+                if improved:
+                    yield record(Saved(done, folder / "best", time.perf_counter() - start))
+                path = save_checkpoint(folder / "checkpoints", done, model, average, optimizer)
+                yield record(Saved(done, path, time.perf_counter() - start))
+            if done == config.optim.steps:
+                return
+
             images, masks, names = next(feed)
             rate = learning_rate(done, config.optim)
             set_learning_rate(optimizer, rate)
@@ -122,35 +149,23 @@ def train(
                 align_corners=model.align_corners,
             )
             loss = torch.stack(list(losses.values())).sum()
-            if not math.isfinite(loss.item()):
-                raise InputError(
-                    f"The loss is {loss.item()} in step {done + 1} at learning rate {rate:.2g}; lower optim.lr, or "
-                    f"look at the files of this batch: {', '.join(names)}."
-                )
             optimizer.zero_grad()
             loss.backward()
+            norm = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+            if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):
+                raise InputError(
+                    f"The loss is {loss.item():.4g} and its gradient {norm.item():.4g} in step {done + 1} at learning "
+                    f"rate {rate:.2g}; lower optim.lr, or look at the files of this batch: {', '.join(names)}."
+                )
             if config.optim.clip:
-                nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip)
+                nn.utils.clip_grads_with_norm_(model.parameters(), config.optim.clip, norm)
             optimizer.step()
             if average is not None:
                 average.update_parameters(model)
             done += 1
             parts = {name: part.item() for name, part in losses.items()}
             yield record(Step(done, loss.item(), parts, rate, gates(model), time.perf_counter() - start))
-
-            if done % config.validate_every and done < config.optim.steps:
-                continue
-            report = evaluate(segmenter, data.val, PROTOCOL, region, progress("validate"))
-            yield record(Validated(done, report, time.perf_counter() - start))
-            if report.scores.miou > best:
-                best = report.scores.miou
-                scores = {"protocol": PROTOCOL, "miou": round(best, 4), "step": done}
-                facts = describe_run(device, precision, config.seed)
-                save_bundle(folder / "best", Bundle(kept, data.model, data.labels, config.preprocess, scores, facts))
-                yield record(Saved(done, folder / "best", time.perf_counter() - start))
-            path = save_checkpoint(folder / "checkpoints", done, model, average, optimizer)
-            yield record(Saved(done, path, time.perf_counter() - start))
-    except GeneratorExit:  # the consumer stopped early, between two steps
+    except GeneratorExit:  # the consumer stopped early, after a whole step
         save_checkpoint(folder / "checkpoints", done, model, average, optimizer)
         raise
 
@@ -166,19 +181,30 @@ def gates(model: nn.Module) -> dict[str, float]:
     return found
 
 
-def open_record(path: Path, step: int) -> tuple[Callable[[Event], Event], float]:
-    """A function that appends events to metrics.jsonl, and the best mIoU there so far; what lies after `step` goes."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if step else []
-    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-    path.write_text("".join(kept), encoding="utf-8")
-    best = max((entry["miou"] for entry in map(json.loads, kept) if entry["event"] == "validated"), default=-1.0)
+class Record:
+    """metrics.jsonl, an event a line. Opened to go on after `step`, it drops what lies behind, and says what it knows:
 
-    def record(event: Event) -> Event:
-        with path.open("a", encoding="utf-8") as file:
+    the best mIoU, the steps that were validated, and the seconds of training so far.
+    """
+
+    def __init__(self, path: Path, step: int) -> None:
+        self.path = path
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if step else []
+        whole = [line for line in lines if line.endswith("\n")]  # a killed run may leave half a line
+        kept = {line: entry for line in whole if (entry := json.loads(line))["step"] <= step}
+        validations = [entry for entry in kept.values() if entry["event"] == "validated"]
+        self.best = max((entry["miou"] for entry in validations), default=-1.0)
+        self.validated = {entry["step"] for entry in validations}
+        self.seconds = max((entry["seconds"] for entry in kept.values()), default=0.0)
+        with written_aside(path) as aside:
+            aside.write_text("".join(kept), encoding="utf-8")
+
+    def __call__(self, event: Event) -> Event:
+        with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(to_record(event), ensure_ascii=False) + "\n")
+        if isinstance(event, Validated):
+            self.validated.add(event.step)
         return event
-
-    return record, best
 
 
 def to_record(event: Event) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import torch
 def describe_run(device: torch.device, precision: str, seed: int) -> dict[str, str]:
     """What was run, when, by which code and on what."""
     return {
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join([Path(sys.argv[0]).name.replace("__main__.py", "danet"), *sys.argv[1:]]),
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "danet": f"{version('danet')}, commit {commit() or 'unknown'}",
         "versions": f"Python {platform.python_version()}, "

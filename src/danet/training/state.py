@@ -1,6 +1,5 @@
 """Checkpoints: weights, their moving average, optimizer and step, and nothing else, since randomness has no state."""
 
-import os
 from pathlib import Path
 
 import torch
@@ -8,6 +7,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from danet.errors import InputError
+from danet.files import written_aside
 
 KEEP = 2
 
@@ -25,21 +25,14 @@ def save_checkpoint(
     """Write step-N.pt aside, sync and rename it; older ones but the last are removed."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{step:07d}.pt"
-    aside = path.with_suffix(".part")
     state = {
         "step": step,
         "model": model.state_dict(),
         "average": average.state_dict() if average is not None else None,
         "optimizer": optimizer.state_dict(),
     }
-    try:
-        with aside.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with written_aside(path) as aside:
+        torch.save(state, aside)
     for old in checkpoints(folder)[:-KEEP]:
         old.unlink()
     return path

@@ -34,14 +34,15 @@ def report_runs(
     title: str,
     progress: Callable[[str], Progress],
     summary: str = "",
+    dataset: Dataset | None = None,
 ) -> dict[str, Report]:
     """Write the report of `runs` (name → folder), the first of which is shown in pictures; returns each one's scores.
 
-    Raises InputError for a folder that holds no finished run.
+    dataset: their validation set, where it is open already. Raises InputError for a folder that holds no finished run.
     """
     first = next(iter(runs.values()))
     config = run_config(first)
-    dataset = open_val(config)
+    dataset = dataset or open_val(config)
     segmenters = {name: load(folder / "best", config.device, config.precision) for name, folder in runs.items()}
     region = context_region(config)
     reports = {

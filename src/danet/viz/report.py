@@ -4,7 +4,6 @@
 report.html and report.css beside this file, the curves are in curves.py.
 """
 
-import os
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from danet.data.labels import IGNORE_INDEX, LabelSpace
+from danet.files import written_aside
 from danet.viz.curves import Points, chart
 
 PICTURE_WIDTH = 480
@@ -85,12 +85,8 @@ class ReportData:
 def write_report(path: str | Path, data: ReportData) -> Path:
     """Write the page, whole or not at all, and return its path."""
     path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(render(data), encoding="utf-8")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with written_aside(path) as aside:
+        aside.write_text(render(data), encoding="utf-8")
     return path
 
 

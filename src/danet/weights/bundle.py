@@ -13,11 +13,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from danet.config import ModelConfig, Preprocess, validate
+from danet.config import ModelConfig, Preprocess, Section, validate
 from danet.data.labels import LabelSpace
 from danet.errors import InputError
 from danet.models.segmentation import SegmentationModel, build_model
@@ -38,13 +37,27 @@ class Bundle:
     provenance: dict[str, Any] = field(default_factory=dict)
 
 
-def save_bundle(folder: str | Path, bundle: Bundle, half: bool = False) -> None:
-    """Write `bundle` as `folder`, in place of what was there; `half` stores floating-point tensors in 16 bits."""
+class BundleConfig(Section):
+    """What config.json holds; `seal` is a hash of all the rest, so that a file altered by hand is noticed."""
+
+    format: int
+    danet: str
+    model: ModelConfig
+    labels: dict[str, Any]
+    preprocess: Preprocess
+    scores: dict[str, Any]
+    provenance: dict[str, Any]
+    sha256: str
+    seal: str
+
+
+def save_bundle(folder: str | Path, bundle: Bundle) -> None:
+    """Write `bundle` as `folder`, in place of what was there."""
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        state = {name: _storable(tensor, half) for name, tensor in bundle.model.state_dict().items()}
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in bundle.model.state_dict().items()}
         save_file(state, aside / WEIGHTS)
         config = {
             "format": FORMAT,
@@ -56,15 +69,13 @@ def save_bundle(folder: str | Path, bundle: Bundle, half: bool = False) -> None:
             "provenance": bundle.provenance,
             "sha256": _sha256(aside / WEIGHTS),
         }
-        (aside / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(config | {"seal": _seal(config)}, indent=2, ensure_ascii=False)
+        (aside / CONFIG).write_text(text + "\n", encoding="utf-8")
         (aside / CARD).write_text(_card(bundle), encoding="utf-8")
         aside.chmod(0o755)
-        if folder.exists():
-            shutil.rmtree(folder)
-        aside.rename(folder)
-    except BaseException:
+        _replace(folder, aside)
+    finally:
         shutil.rmtree(aside, ignore_errors=True)
-        raise
 
 
 def load_bundle(folder: str | Path) -> Bundle:
@@ -81,52 +92,58 @@ def load_bundle(folder: str | Path) -> Bundle:
                 f"{folder} has no {name}; a bundle is a folder with {WEIGHTS} and {CONFIG}: copy it whole."
             )
     config = _read_config(folder / CONFIG)
-    digest = _sha256(folder / WEIGHTS)
-    if digest != config["sha256"]:
+    if (digest := _sha256(folder / WEIGHTS)) != config.sha256:
         raise InputError(
-            f"{folder / WEIGHTS} has SHA-256 {digest[:12]}…, but {CONFIG} says {config['sha256'][:12]}…: "
+            f"{folder / WEIGHTS} has SHA-256 {digest[:12]}…, but {CONFIG} says {config.sha256[:12]}…: "
             "it was altered or cut short; copy the bundle again."
         )
-    model_config = validate(ModelConfig, config["model"] | {"pretrained": False}, str(folder / CONFIG))
-    model = build_model(model_config)
-    try:
-        model.load_state_dict(
-            {
-                name: tensor.float() if tensor.is_floating_point() else tensor
-                for name, tensor in load_file(folder / WEIGHTS).items()
-            }
+    labels = LabelSpace.from_dict(config.labels, str(folder / CONFIG))
+    if labels.num_classes != config.model.num_classes:
+        raise InputError(
+            f"{folder / CONFIG} names {labels.num_classes} classes for a model of {config.model.num_classes}; "
+            "copy the bundle again."
         )
+    model = build_model(config.model.model_copy(update={"pretrained": False}))
+    try:
+        state = load_file(folder / WEIGHTS)
+        model.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in state.items()})
     except (RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{folder / WEIGHTS} does not fit the model that {CONFIG} describes: {reason}.") from None
-    labels = LabelSpace.from_dict(config["labels"])
-    if labels.num_classes != model_config.num_classes:
-        raise InputError(
-            f"{folder / CONFIG} names {labels.num_classes} classes for a model of {model_config.num_classes}; "
-            "copy the bundle again."
-        )
-    preprocess = validate(Preprocess, config["preprocess"], str(folder / CONFIG))
-    return Bundle(model.eval(), model_config, labels, preprocess, config["scores"], config["provenance"])
+    return Bundle(model.eval(), config.model, labels, config.preprocess, config.scores, config.provenance)
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def _read_config(path: Path) -> BundleConfig:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path} is not JSON ({error}); copy the bundle again.") from None
-    wanted = {"format", "model", "labels", "preprocess", "scores", "provenance", "sha256"}
-    missing = sorted(wanted - set(config)) if isinstance(config, dict) else sorted(wanted)
-    if missing:
-        raise InputError(f"{path} has no {missing[0]!r}; copy the bundle again.")
-    if config["format"] != FORMAT:
-        raise InputError(f"{path} has format {config['format']!r}; this version reads {FORMAT}: use a newer danet.")
+    if not isinstance(values, dict):
+        raise InputError(f"{path} holds {type(values).__name__}, not a bundle's configuration; copy the bundle again.")
+    if values.get("format") != FORMAT:
+        raise InputError(f"{path} has format {values.get('format')!r}; this version reads {FORMAT}: use a newer danet.")
+    config = validate(BundleConfig, values, str(path))
+    if _seal({name: value for name, value in values.items() if name != "seal"}) != config.seal:
+        raise InputError(f"{path} was altered since it was written; copy the bundle again.")
     return config
 
 
-def _storable(tensor: torch.Tensor, half: bool) -> torch.Tensor:
-    """Plain, contiguous and on the CPU, as safetensors wants it."""
-    tensor = tensor.detach().cpu().contiguous()
-    return tensor.half() if half and tensor.is_floating_point() else tensor
+def _replace(folder: Path, aside: Path) -> None:
+    """Put `aside` in the place of `folder`; whatever happens, one of the two is there, whole."""
+    old = aside.with_name(f"{aside.name}-old")
+    if folder.exists():
+        folder.rename(old)
+    try:
+        aside.rename(folder)
+    except BaseException:
+        if old.exists():
+            old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _seal(config: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
 def _sha256(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""What other code bases call our parameters: rename tables, as data, for both directions.
+"""What other code bases call our parameters: rename tables, as data.
 
 A table lists (their prefix, our prefix); the first that fits renames a name. `original` is junfu1115/DANet at b0a0fa0
 (encoding/models/sseg/danet.py), `mmseg` is mmsegmentation 1.2.2 (decode_heads/da_head.py, ResNetV1c).

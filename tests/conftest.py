@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
 
 from danet.config import ModelConfig, Preprocess
@@ -14,6 +15,9 @@ from danet.models.segmentation import build_model
 from danet.weights.bundle import Bundle, save_bundle
 
 NAMES = ("road", "car", "tree")
+
+settings.register_profile("danet", deadline=None, derandomize=True)  # a busy machine is no failure
+settings.load_profile("danet")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -1,7 +1,7 @@
 """Configurations: strict, round trip, and one line for every fault."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from danet.config import RunConfig, fields, read_config, recipes
@@ -15,7 +15,8 @@ def test_recipes_survive_the_round_trip(name, tmp_path):
     assert read_config(tmp_path / "config.yaml") == config
 
 
-@given(st.floats(1e-9, 1e3), st.integers(1, 10**6), st.tuples(st.integers(1, 9), st.integers(1, 9)))
+@settings(max_examples=20)
+@given(st.floats(1e-9, 1e3), st.integers(1, 10**6), st.tuples(st.integers(32, 999), st.integers(32, 999)))
 def test_overrides_take_the_values_of_a_command_line(lr, steps, crop):
     overrides = {"optim.lr": repr(lr), "optim.steps": str(steps), "data.crop": str(list(crop)), "name": "a-run"}
     config = read_config("demo", overrides)

@@ -239,7 +239,11 @@ def _describe(error: ValidationError, section: type[Section]) -> str:
     fault = error.errors(include_url=False)[0]
     path = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
-        known = list(fields(section)) + [name for name in section.model_fields]
+        *sections, _ = fault["loc"]
+        known = list(fields(section))
+        for name in sections:
+            section = section.model_fields[str(name)].annotation or Section
+        known += [".".join([*map(str, sections), name]) for name in section.model_fields]
         return f"there is no key {path}. {nearest(path, sorted(known))}"
     rule = fault["msg"]
     return f"{path} is {fault['input']!r}; {rule[0].lower()}{rule[1:]}."

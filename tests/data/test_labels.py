@@ -90,7 +90,7 @@ def test_json_and_pickle_keep_everything():
         ("names: [a, b]\nignore: [1]", "1 is a class (b) and is ignored"),
         ("names: [a]\nignore: 255", "write colours as"),
         ("names: [a", "is not YAML"),
-        ("", "holds no keys"),
+        ("", "names is None"),
     ],
 )
 def test_a_wrong_labels_file_says_what_and_where(tmp_path, yaml, told):

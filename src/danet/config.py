@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -242,7 +242,7 @@ def _describe(error: ValidationError, section: type[Section]) -> str:
         *sections, _ = fault["loc"]
         known = list(fields(section))
         for name in sections:
-            section = section.model_fields[str(name)].annotation or Section
+            section = cast(type[Section], section.model_fields[str(name)].annotation)
         known += [".".join([*map(str, sections), name]) for name in section.model_fields]
         return f"there is no key {path}. {nearest(path, sorted(known))}"
     rule = fault["msg"]

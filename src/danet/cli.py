@@ -61,8 +61,8 @@ def demo(options: argparse.Namespace) -> int:
 def train(options: argparse.Namespace) -> int:
     """Train a recipe, or your own data, into runs/NAME; or go on with a run."""
     overrides = _overrides(options)
-    config, folder = read_config(options.recipe, overrides), Path("runs")
-    folder = folder / config.name
+    config = read_config(options.recipe, overrides)
+    folder = Path("runs") / config.name
     if options.print_config:
         print(config.to_yaml(), end="")
         return DONE
@@ -294,11 +294,8 @@ def _add_device(parser: Parser, default: str | None = "auto") -> None:
 
 def _overrides(options: argparse.Namespace) -> dict[str, str]:
     """The configuration's fields among the options."""
-    return {
-        name: value
-        for name, value in vars(options).items()
-        if name in fields(RunConfig) and (options.command_name == "train" or name.startswith("data."))
-    }
+    prefix, known = "" if options.command_name == "train" else "data.", fields(RunConfig)
+    return {name: value for name, value in vars(options).items() if name in known and name.startswith(prefix)}
 
 
 def _bundle(path: str) -> Path:

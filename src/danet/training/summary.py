@@ -113,12 +113,8 @@ def pixels(dataset: Dataset, index: int) -> UInt8[np.ndarray, "h w 3"]:
 def triple(dataset: Dataset, index: int, segmenter: Segmenter) -> Triple:
     """Image, truth and prediction of one validation image."""
     sample = dataset[index]
-    return Triple(
-        Path(sample.name).name,
-        pixels(dataset, index),
-        sample.mask.numpy(),
-        segmenter.predict(pixels(dataset, index)).labels,
-    )
+    image = sample.image.permute(1, 2, 0).numpy()
+    return Triple(Path(sample.name).name, image, sample.mask.numpy(), segmenter.predict(image).labels)
 
 
 def attention_pictures(encoding: Encoding) -> list[AttentionPicture]:

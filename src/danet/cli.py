@@ -162,10 +162,23 @@ def attend(options: argparse.Namespace) -> int:
     return _finish(options, {"maps": found}, *lines, words)
 
 
+def ablate(options: argparse.Namespace) -> int:
+    """Train several heads, or settings, side by side over several seeds, and compare them; or go on with that."""
+    from danet.console import Screen
+    from danet.training.ablation import ablate, plan
+
+    runs = plan(options.recipe, _overrides(options), options.heads, options.seeds, options.vary)
+    folder = Path("runs") / Path(runs[0].name).parts[0]
+    with Screen() as screen:
+        screen.say(f"{folder}: {len(runs)} runs of {runs[0].optim.steps} steps; what is done there is not done again.")
+        rows = ablate(runs, screen.watch, screen.phase)
+    return _finish(options, {"runs": rows})
+
+
 def info(options: argparse.Namespace) -> int:
     """Tell what models and runs are: architecture, classes, scores, gates, where they come from."""
     from danet.inference.device import choose_device, choose_precision
-    from danet.training.loop import gates
+    from danet.training.gates import gates
     from danet.weights.bundle import load_bundle
 
     if not options.model:
@@ -243,6 +256,21 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     one.add_argument("--resume", metavar="RUN", help="go on with the run in this folder")
     one.add_argument("--print_config", action="store_true", help="print the resolved configuration and stop")
     _add_fields(one, RunConfig, "")
+    one = command(ablate)
+    one.add_argument("recipe", nargs="?", metavar="RECIPE", help=f"a YAML file, or one of: {', '.join(recipes())}")
+    one.add_argument(
+        "--heads", type=_list, default=["fcn", "pam", "cam", "danet"], metavar="A,B", help="(default: all four)"
+    )
+    one.add_argument("--seeds", type=_numbers, default=[0, 1, 2], metavar="S,T", help="(default: 0,1,2)")
+    one.add_argument(
+        "--vary",
+        type=_variation,
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="each head once more with this field changed, or with several, comma-separated; may be repeated",
+    )
+    _add_fields(one, RunConfig, "")
     one = command(evaluate)
     one.add_argument("model", metavar="RUN-OR-MODEL", help="a run's folder or a bundle's")
     one.add_argument("--protocol", default="whole", help="whole (default) or whole-original")
@@ -294,7 +322,7 @@ def _add_device(parser: Parser, default: str | None = "auto") -> None:
 
 def _overrides(options: argparse.Namespace) -> dict[str, str]:
     """The configuration's fields among the options."""
-    prefix, known = "" if options.command_name == "train" else "data.", fields(RunConfig)
+    prefix, known = "data." if options.command_name == "evaluate" else "", fields(RunConfig)
     return {name: value for name, value in vars(options).items() if name in known and name.startswith(prefix)}
 
 
@@ -346,6 +374,31 @@ def _point(text: str) -> tuple[int, int]:
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no point; write X,Y in pixels, such as 120,80") from None
     return x, y
+
+
+def _list(text: str) -> list[str]:
+    """`a,b` as its parts."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _numbers(text: str) -> list[int]:
+    """`0,1,2` as numbers."""
+    try:
+        return [int(part) for part in _list(text)]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers; write them as 0,1,2") from None
+
+
+def _variation(text: str) -> dict[str, str]:
+    """`optim.gate_start=0.1,optim.gate_sign=positive` as fields and values."""
+    found = dict(part.partition("=")[::2] for part in _list(text))
+    known = list(fields(RunConfig))
+    for field, value in found.items():
+        if field not in known:
+            raise argparse.ArgumentTypeError(f"there is no field {field!r}. {nearest(field, known)}")
+        if not value:
+            raise argparse.ArgumentTypeError(f"{text!r} gives {field} no value; write {field}=VALUE")
+    return found
 
 
 def _lines(facts: dict[str, Any], indent: str = "") -> list[str]:

@@ -103,6 +103,16 @@ class OptimConfig(Section):
     """The heads' learning rate as a multiple of the backbone's (10 in the paper's code)."""
     gate_factor: Rate = 10.0
     """The gates' learning rate as a multiple of the head's."""
+    gate_decay: Rate = 0.0
+    """Weight decay of the gates, which pulls them shut; the authors' code decays them like all weights."""
+    gate_start: Annotated[float, Field(allow_inf_nan=False)] = 0.0
+    """Where the gates start; 0 in the paper."""
+    gate_sign: Literal["free", "positive"] = "free"
+    """positive: a gate that a step made negative is put back to 0."""
+    key_start: Literal["random", "query"] = "random"
+    """query: keys start as the queries, so that each place first attends to those that resemble it."""
+    query_gain: Positive = 1.0
+    """The initial queries as a multiple of their usual ones; larger: maps start sharper."""
     power: Rate = 0.9
     steps: Count = 1000
     warmup: Annotated[int, Field(ge=0)] = 0

@@ -57,11 +57,17 @@ def folder(root: str | Path, split: str) -> Source:
 
 
 def scenes(split: str, count: int, height: int, width: int, seed: int = 0) -> Source:
-    """`count` drawn scenes of `height`×`width` pixels; train draws from seed 2·seed, val from 2·seed + 1."""
-    _known_split(split, ("train", "val"))
-    drawn = 2 * seed + (split == "val")
+    """`count` drawn scenes of `height`×`width` pixels; train draws from seed 2·seed, val from 2·seed + 1.
+
+    Two more splits show val's streets again: `twins` with the roles of road and pavement exchanged, `control` without
+    the things that tell the two apart.
+    """
+    _known_split(split, ("train", "val", "twins", "control"))
+    drawn = 2 * seed + (split != "train")
+    other = {"twins": {"twin": True}, "control": {"things": False}}.get(split, {})
+    note = f" ({split})" if other else ""
     items = [
-        Item(f"scenes seed {drawn} index {index}", partial(_draw, drawn, index, height, width))
+        Item(f"scenes{note} seed {drawn} index {index}", partial(_draw, drawn, index, height, width, **other))
         for index in range(count)
     ]
     return items, LabelSpace.load("scenes")
@@ -81,8 +87,8 @@ def open_source(
     return layouts[source](root, split)
 
 
-def _draw(seed: int, index: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    drawn = scene(seed, index, height, width)
+def _draw(seed: int, index: int, height: int, width: int, **other: bool) -> tuple[np.ndarray, np.ndarray]:
+    drawn = scene(seed, index, height, width, **other)
     return drawn.image, drawn.labels
 
 

@@ -44,8 +44,7 @@ class Report:
     @property
     def majority(self) -> float:
         """The share of the region's most frequent class: what its accuracy would be without looking."""
-        counts = self.region.confusion.sum(1) if self.region is not None else np.zeros(1)
-        return int(counts.max()) / max(int(counts.sum()), 1)
+        return self.region.majority if self.region is not None else 0.0
 
     def worst(self, count: int) -> list[ImageScore]:
         """The images with the lowest pixel accuracy, worst first."""

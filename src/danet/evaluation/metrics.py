@@ -66,6 +66,11 @@ class Scores:
         return int(np.trace(self.confusion)) / total if total else 0.0
 
     @property
+    def majority(self) -> float:
+        """The share of the most frequent true class: what the accuracy would be without looking."""
+        return int(self.confusion.sum(1).max()) / max(int(self.confusion.sum()), 1)
+
+    @property
     def absent(self) -> tuple[str, ...]:
         """The classes that no mean counts."""
         return tuple(name for name, value in self.iou.items() if value is None)

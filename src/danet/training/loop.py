@@ -26,9 +26,9 @@ from danet.evaluation.evaluate import Report, evaluate
 from danet.files import written_aside
 from danet.inference.device import autocast, choose_device, choose_precision
 from danet.inference.segmenter import Segmenter
-from danet.models.attention import ChannelAttention, PositionAttention
 from danet.models.segmentation import build_model
 from danet.training.data import RunData, absolute_root, batches, context_region, open_data, read_data
+from danet.training.gates import branch_shares, gates, keep_sign, start_attention
 from danet.training.losses import enet_weights, segmentation_losses
 from danet.training.optim import create_optimizer, learning_rate, set_learning_rate
 from danet.training.provenance import describe_run
@@ -50,10 +50,11 @@ class Step(NamedTuple):
 
 
 class Validated(NamedTuple):
-    """The validation set was scored by the final protocol, on whole images."""
+    """The validation set was scored by the final protocol, on whole images; `shares` are its branches' ‖αE‖/‖A‖."""
 
     step: int
     report: Report
+    shares: dict[str, float]
     seconds: float
 
 
@@ -95,6 +96,7 @@ def train(
     torch.manual_seed(stateless_seed(config.seed, "weights"))
     initial = data.model.model_copy(update={"pretrained": False}) if resume else data.model
     model = build_model(initial).to(device).to(memory_format=torch.channels_last)
+    start_attention(model, config.optim)
     optimizer = create_optimizer(model, config.optim)
     average = moving_average(model, config.optim.ema)
     kept: Any = model if average is None else average.module
@@ -125,7 +127,8 @@ def train(
                     scores = {"protocol": PROTOCOL, "miou": round(best, 4), "step": done}
                     bundle = Bundle(kept, data.model, data.labels, config.preprocess, scores, facts)
                     save_bundle(folder / "best", bundle)
-                yield record(Validated(done, report, time.perf_counter() - start))
+                shares = branch_shares(segmenter, data.val)
+                yield record(Validated(done, report, shares, time.perf_counter() - start))
                 if improved:
                     yield record(Saved(done, folder / "best", time.perf_counter() - start))
                 path = save_checkpoint(folder / "checkpoints", done, model, average, optimizer)
@@ -160,6 +163,7 @@ def train(
             if config.optim.clip:
                 nn.utils.clip_grads_with_norm_(model.parameters(), config.optim.clip, norm)
             optimizer.step()
+            keep_sign(model, config.optim)
             if average is not None:
                 average.update_parameters(model)
             done += 1
@@ -168,17 +172,6 @@ def train(
     except GeneratorExit:  # the consumer stopped early, after a whole step
         save_checkpoint(folder / "checkpoints", done, model, average, optimizer)
         raise
-
-
-def gates(model: nn.Module) -> dict[str, float]:
-    """The gates α ("position") and β ("channel") of a model's attention modules."""
-    found = {}
-    for module in model.modules():
-        if isinstance(module, PositionAttention):
-            found["position"] = module.gate.item()
-        elif isinstance(module, ChannelAttention):
-            found["channel"] = module.gate.item()
-    return found
 
 
 class Record:
@@ -211,9 +204,9 @@ def to_record(event: Event) -> dict[str, Any]:
     """An event as a line of metrics.jsonl."""
     kind = type(event).__name__.lower()
     match event:
-        case Validated(step, report, seconds):
+        case Validated(step, report, shares, seconds):
             summary = {key: value for key, value in report.to_dict().items() if key != "images"}
-            return {"event": kind, "step": step, **summary, "seconds": round(seconds, 2)}
+            return {"event": kind, "step": step, **summary, "shares": shares, "seconds": round(seconds, 2)}
         case Saved(step, path, seconds):
             return {"event": kind, "step": step, "path": path.name, "seconds": round(seconds, 2)}
         case _:

@@ -8,7 +8,7 @@ from danet.models.segmentation import SegmentationModel
 
 
 def parameter_groups(model: SegmentationModel, config: OptimConfig) -> list[dict]:
-    """Groups with `factor` (of the learning rate) and weight decay: none on norms, biases and gates.
+    """Groups with `factor` (of the learning rate) and weight decay: none on norms and biases, `gate_decay` on gates.
 
     Heads learn `head_factor` times as fast as the backbone (10 in the paper's code), gates `gate_factor` times as fast
     as the heads: they start at 0 and move in small steps.
@@ -17,7 +17,7 @@ def parameter_groups(model: SegmentationModel, config: OptimConfig) -> list[dict
     for name, parameter in model.named_parameters():
         gate = name.endswith(".gate")
         factor = 1.0 if name.startswith("backbone.") else config.head_factor
-        decay = 0.0 if gate or parameter.ndim == 1 else config.weight_decay
+        decay = config.gate_decay if gate else 0.0 if parameter.ndim == 1 else config.weight_decay
         groups.setdefault((factor * config.gate_factor if gate else factor, decay), []).append(parameter)
     return [
         {"params": parameters, "factor": factor, "weight_decay": decay, "lr": factor * config.lr}

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import torch
 
+PROCESS = Path("/proc/self")
+
 
 def describe_run(device: torch.device, precision: str, seed: int) -> dict[str, str]:
     """What was run, when, by which code and on what."""
@@ -53,6 +55,24 @@ def hardware(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{cores} cores, {_processor()}"
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Let `peak_memory` start anew, where the system can."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif PROCESS.is_dir():
+        (PROCESS / "clear_refs").write_text("5")
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """The largest memory in bytes since `reset_peak_memory`: the device's, or this process's; None if unknown."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if not PROCESS.is_dir():
+        return None
+    lines = (PROCESS / "status").read_text(encoding="utf-8").splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
 
 
 def _processor() -> str:

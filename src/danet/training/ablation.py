@@ -1,0 +1,203 @@
+"""Ablations: networks and settings side by side over several seeds, all else equal (paper, section 4.2, table 1).
+
+Each run is an ordinary one, in runs/NAME/VARIANT-seed-S, and leaves result.json when it is done: what is done is not
+done again, what was interrupted goes on. Scores are those of the last step, not of the best validation.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from danet.config import ModelConfig, RunConfig, read_config
+from danet.data.dataset import Dataset
+from danet.data.parallel import Progress
+from danet.data.sources import open_source
+from danet.errors import InputError
+from danet.evaluation.context import ContextScores, context_scores
+from danet.files import written_aside
+from danet.inference.device import choose_device
+from danet.inference.segmenter import Segmenter
+from danet.models.segmentation import build_model
+from danet.training.data import RunData, absolute_root, open_data
+from danet.training.gates import gates
+from danet.training.loop import Event, train
+from danet.training.optim import create_optimizer
+from danet.training.provenance import describe_run, peak_memory, reset_peak_memory
+from danet.training.state import checkpoints, load_checkpoint, moving_average
+from danet.training.summary import read_history, run_config
+
+Watch = Callable[[str, Iterable[Event], int], None]
+
+
+def plan(
+    recipe: str | Path | None,
+    overrides: dict[str, str],
+    heads: Sequence[str],
+    seeds: Sequence[int],
+    variations: Sequence[dict[str, str]],
+) -> list[RunConfig]:
+    """The runs of an ablation: each head as the recipe has it, and once more for each variation of its fields.
+
+    Seed by seed, so that what is there after an interruption can be compared. Raises InputError as `read_config` does.
+    """
+    base = read_config(recipe, overrides)
+    runs = []
+    for seed in seeds:
+        for variation in ({}, *variations):
+            for head in heads:
+                changes = {"model.head": head, "seed": str(seed), **variation}
+                config = read_config(recipe, overrides | changes)
+                name = f"{base.name}/{variant_name(head, variation)}-seed-{seed}"
+                runs.append(config.model_copy(update={"name": name}))
+    return runs
+
+
+def variant_name(head: str, variation: dict[str, str]) -> str:
+    """A variant's name: its head, and the fields in which it differs."""
+    return ",".join([head, *(f"{field.rpartition('.')[2]}={value}" for field, value in variation.items())])
+
+
+def ablate(
+    plan: Sequence[RunConfig],
+    watch: Watch,
+    progress: Callable[[str], Progress] = lambda phase: lambda done, total: None,
+    runs: Path = Path("runs"),
+) -> list[dict[str, Any]]:
+    """Do the runs that are not done yet, and return the rows of all that are done under the same name.
+
+    watch: consumes a run's events, given its name and number of steps. Raises InputError where a run of that name was
+    made with other settings.
+    """
+    data: RunData | None = None
+    opened: Any = None
+    for config in plan:
+        folder = runs / config.name
+        refuse_other_settings(folder, config)
+        if (folder / "result.json").is_file():
+            continue
+        if (config.data, config.seed) != opened:
+            data, opened = open_data(config), (config.data, config.seed)
+        assert data is not None
+        own = replace(data, model=config.model.model_copy(update={"num_classes": data.labels.num_classes}))
+        row = run(config, own, runs, watch, progress)
+        with written_aside(folder / "result.json") as aside:
+            aside.write_text(json.dumps(row, indent=2, ensure_ascii=False), encoding="utf-8")
+    return results(runs / Path(plan[0].name).parts[0])
+
+
+def results(folder: Path) -> list[dict[str, Any]]:
+    """The rows of the runs that are done under `folder`."""
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*/result.json"))]
+
+
+def run(
+    config: RunConfig, data: RunData, runs: Path, watch: Watch, progress: Callable[[str], Progress]
+) -> dict[str, Any]:
+    """One run to its end, and its row: what it is, scores, gates, shares, cost, and where it comes from."""
+    folder = runs / config.name
+    if folder.exists() and not checkpoints(folder / "checkpoints"):
+        shutil.rmtree(folder)  # interrupted before there was anything to go on from
+    device = choose_device(config.device)
+    reset_peak_memory(device)
+    events = train(config, resume=folder.exists(), runs=runs, data=data, progress=progress)
+    watch(Path(config.name).name, events, config.optim.steps)
+    memory = peak_memory(device)
+    history = read_history(folder)
+    scored = [record for record in history if record["event"] == "validated"][-1]
+    segmenter = last_segmenter(config, data, folder)
+    context = scene_scores(segmenter, config, data, progress) if config.data.source == "scenes" else None
+    ends = [record["seconds"] for record in history if record["event"] == "step"]
+    variant = Path(config.name).name.rpartition("-seed-")[0]
+    cost = model_cost(data.model, config.data.size if config.data.source == "scenes" else config.data.crop)
+    return {
+        "variant": variant,
+        "head": config.model.head,
+        "seed": config.seed,
+        "data": f"{config.data.source} val",
+        "steps": config.optim.steps,
+        "miou": scored["miou"],
+        "pixel_accuracy": scored["pixel_accuracy"],
+        **(context._asdict() if context else dict.fromkeys(ContextScores._fields)),
+        "alpha": gates(segmenter.model).get("position"),
+        "beta": gates(segmenter.model).get("channel"),
+        "position_share": scored["shares"].get("position"),
+        "channel_share": scored["shares"].get("channel"),
+        **cost._asdict(),
+        "step_seconds": median(end - start for start, end in pairwise(ends)) if len(ends) > 1 else None,
+        "minutes": history[-1]["seconds"] / 60,
+        "peak_gigabytes": memory / 1e9 if memory else None,
+        "threads": torch.get_num_threads(),
+        **describe_run(device, segmenter.precision, config.seed),
+    }
+
+
+def last_segmenter(config: RunConfig, data: RunData, folder: Path) -> Segmenter:
+    """The model as the run's last step left it."""
+    model = build_model(data.model)
+    average = moving_average(model, config.optim.ema)
+    load_checkpoint(folder / "checkpoints", model, average, create_optimizer(model, config.optim))
+    kept: Any = model if average is None else average.module
+    return Segmenter(kept, data.labels, config.preprocess, config.device, run_config(folder).precision)
+
+
+def scene_scores(
+    segmenter: Segmenter, config: RunConfig, data: RunData, progress: Callable[[str], Progress]
+) -> ContextScores:
+    """The context score on the run's validation scenes, their twins and their control."""
+    twins, control = (
+        Dataset(*open_source("scenes", split, count=config.data.count, size=config.data.size))
+        for split in ("twins", "control")
+    )
+    return context_scores(segmenter, data.val, twins, control, progress("score twins and control"))
+
+
+class Cost(NamedTuple):
+    """What a network takes: its parameters, and the floating-point operations of one image's forward, in 10⁹.
+
+    A multiplication and an addition count as two.
+    """
+
+    parameters: int
+    gflops: float
+
+
+def model_cost(model: ModelConfig, size: tuple[int, int]) -> Cost:
+    """The cost of `model` on an image of `size`, counted without computing it."""
+    with torch.device("meta"), torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        network = build_model(model.model_copy(update={"pretrained": False})).eval()
+        network(torch.empty(1, model.in_channels, *size))
+    return Cost(sum(parameter.numel() for parameter in network.parameters()), counter.get_total_flops() / 1e9)
+
+
+def refuse_other_settings(folder: Path, config: RunConfig) -> None:
+    """Raises InputError where the run in `folder` was made with other settings than `config`."""
+    if not (folder / "config.yaml").is_file():
+        return
+
+    def settings(one: RunConfig) -> dict[str, Any]:
+        # Resolved by the run itself: the number of classes, and the precision that "auto" came to.
+        resolved = {"name": True, "precision": True, "model": {"num_classes"}}
+        found = absolute_root(one).model_dump(mode="json", exclude=resolved)
+        return {
+            f"{section}.{field}": value
+            for section, values in found.items()
+            if isinstance(values, dict)
+            for field, value in values.items()
+        } | {"seed": one.seed}
+
+    there, asked = settings(run_config(folder)), settings(config)
+    for field, value in asked.items():
+        if there[field] != value:
+            raise InputError(
+                f"{folder} was made with {field} {there[field]}, not {value}; give the ablation another --name."
+            )

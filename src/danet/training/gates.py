@@ -1,0 +1,65 @@
+"""What lets attention in: where gates, queries and keys start, the sign of a gate, and how open the gates are.
+
+None of it changes the network: whatever the settings, weights load and predict as the paper's. docs/gates.md tells what
+was tried, and why the defaults are what they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from danet.config import OptimConfig
+from danet.data.dataset import Dataset
+from danet.inference.segmenter import Segmenter
+from danet.models.attention import ChannelAttention, PositionAttention
+
+SHARE_IMAGES = 8
+"""So many images tell how much comes through a branch."""
+
+
+@torch.no_grad()
+def start_attention(model: nn.Module, config: OptimConfig) -> None:
+    """Set gates, queries and keys to where `config` lets them start."""
+    for _, module in attention_modules(model):
+        module.gate.fill_(config.gate_start)
+        if isinstance(module, PositionAttention):
+            if config.key_start == "query":
+                module.key.load_state_dict(module.query.state_dict())
+            for parameter in module.query.parameters():
+                parameter.mul_(config.query_gain)
+
+
+@torch.no_grad()
+def keep_sign(model: nn.Module, config: OptimConfig) -> None:
+    """Put gates that a step made negative back to 0, where `config` asks for positive ones."""
+    if config.gate_sign == "positive":
+        for _, module in attention_modules(model):
+            module.gate.clamp_(min=0)
+
+
+def gates(model: nn.Module) -> dict[str, float]:
+    """The gates α ("position") and β ("channel") of a model's attention modules."""
+    return {branch: module.gate.item() for branch, module in attention_modules(model)}
+
+
+def branch_shares(segmenter: Segmenter, dataset: Dataset) -> dict[str, float]:
+    """Each branch's share ‖gate · E‖ / ‖A‖, the mean over eight images of `dataset`, or all if it has fewer."""
+    count = min(SHARE_IMAGES, len(dataset))
+    found: dict[str, list[float]] = {branch: [] for branch, _ in attention_modules(segmenter.model)}
+    for number in range(count if found else 0):
+        image = dataset[number * len(dataset) // count].image
+        for branch, trace in segmenter.encode(image.permute(1, 2, 0).numpy()).traces.items():
+            found[branch].append(trace.share.item())
+    return {branch: sum(shares) / count for branch, shares in found.items()}
+
+
+def attention_modules(model: nn.Module) -> Iterator[tuple[str, PositionAttention | ChannelAttention]]:
+    """A model's attention modules, with the names of their branches."""
+    for module in model.modules():
+        if isinstance(module, PositionAttention):
+            yield "position", module
+        elif isinstance(module, ChannelAttention):
+            yield "channel", module

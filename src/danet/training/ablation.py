@@ -120,6 +120,7 @@ def run(
     variant = Path(config.name).name.rpartition("-seed-")[0]
     cost = model_cost(data.model, config.data.size if config.data.source == "scenes" else config.data.crop)
     return {
+        **describe_run(device, segmenter.precision, config.seed),
         "variant": variant,
         "head": config.model.head,
         "seed": config.seed,
@@ -137,7 +138,6 @@ def run(
         "minutes": history[-1]["seconds"] / 60,
         "peak_gigabytes": memory / 1e9 if memory else None,
         "threads": torch.get_num_threads(),
-        **describe_run(device, segmenter.precision, config.seed),
     }
 
 
@@ -172,10 +172,11 @@ class Cost(NamedTuple):
 
 
 def model_cost(model: ModelConfig, size: tuple[int, int]) -> Cost:
-    """The cost of `model` on an image of `size`, counted without computing it."""
-    with torch.device("meta"), torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        network = build_model(model.model_copy(update={"pretrained": False})).eval()
-        network(torch.empty(1, model.in_channels, *size))
+    """The cost of `model` on an image of `size`."""
+    # In float64, since the counter does not know oneDNN's own product of float32 matrices.
+    network = build_model(model.model_copy(update={"pretrained": False})).double().eval()
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        network(torch.zeros(1, model.in_channels, *size, dtype=torch.float64))
     return Cost(sum(parameter.numel() for parameter in network.parameters()), counter.get_total_flops() / 1e9)
 
 

@@ -21,6 +21,7 @@ from danet.files import written_aside
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+    from danet.inference.encoding import Direction, Encoding
     from danet.training.loop import Event
 
 DONE, FAILED, WRONG, PARTLY, INTERRUPTED = 0, 1, 2, 3, 130
@@ -141,38 +142,54 @@ def predict(options: argparse.Namespace) -> int:
 
 
 def attend(options: argparse.Namespace) -> int:
-    """Draw what the pixels of an image attend to, with gate and share beside each map."""
+    """Draw what the pixels of an image attend to, with gate and share beside each map, and what it is worth."""
+    if not options.at and not options.html:
+        raise InputError(
+            "danet attend needs --at X,Y, a pixel whose map to draw, or --html FILE, a page with all maps."
+        )
+
     from danet.inference.segmenter import load
     from danet.viz.attention import attention_overlay, caption
 
     encoding = load(_bundle(options.model), options.device, options.precision).encode(options.image)
-    maps = {at: encoding.attention(at, options.direction) for at in options.at}
-    trace, image = encoding.traces["position"], encoding.prediction.image
-    words = caption(trace.gate, trace.share.item())
-    folder = Path(options.output)
-    folder.mkdir(parents=True, exist_ok=True)
-    found = []
-    for (x, y), weights in maps.items():
+    maps = {at: _evidence(encoding, at, options.direction) for at in options.at}
+    similarity, trace, folder = encoding.similarity(), encoding.traces["position"], Path(options.output)
+    gate, share, places = trace.gate, trace.share.item(), trace.grid[0] * trace.grid[1]
+    words, lines = caption(gate, share), []
+    for (x, y), facts in maps.items():
         path = folder / f"{Path(options.image).stem}-attends-{options.direction}-{x}-{y}.png"
+        folder.mkdir(parents=True, exist_ok=True)
+        picture = attention_overlay(
+            encoding.prediction.image, encoding.attention((x, y), options.direction), (x, y), [words]
+        )
         with written_aside(path) as aside:
-            attention_overlay(image, weights, (x, y), [words]).save(aside, format="PNG")
-        name = encoding.prediction.space.names[encoding.prediction.labels[y, x]]
-        found.append({"at": [x, y], "class": name, "path": str(path), "gate": trace.gate, "share": trace.share.item()})
-    lines = [f"({one['at'][0]}, {one['at'][1]}) {one['class']} → {one['path']}" for one in found]
-    return _finish(options, {"maps": found}, *lines, words)
+            picture.save(aside, format="PNG")
+        facts |= {"path": str(path), "gate": gate, "share": share}
+        lines += [f"({x}, {y}) {facts['class']} → {path}", f"  {_evidence_words(facts, options.direction)}"]
+    lines += [
+        words,
+        f"maps of {min(64, places)} random places resemble each other by {similarity:.2f} (1: all the same)",
+    ]
+    found = {"maps": list(maps.values()), "similarity": similarity}
+    if options.html:
+        found["html"] = str(encoding.save_html(options.html, Path(options.image).name))
+        lines.append(f"Page: {options.html}")
+    return _finish(options, found, *lines)
 
 
 def ablate(options: argparse.Namespace) -> int:
     """Train several heads, or settings, side by side over several seeds, and compare them; or go on with that."""
-    from danet.console import Screen
-    from danet.training.ablation import ablate, plan
+    from danet.console import Screen, comparison_table
+    from danet.training.ablation import ablate, plan, write_comparison
 
     runs = plan(options.recipe, _overrides(options), options.heads, options.seeds, options.vary)
     folder = Path("runs") / Path(runs[0].name).parts[0]
     with Screen() as screen:
         screen.say(f"{folder}: {len(runs)} runs of {runs[0].optim.steps} steps; what is done there is not done again.")
         rows = ablate(runs, screen.watch, screen.phase)
-    return _finish(options, {"runs": rows})
+    comparison = write_comparison(folder, rows)
+    found = {"folder": str(folder), "runs": rows, "findings": comparison.findings}
+    return _finish(options, found, comparison_table(comparison), *comparison.findings, f"Tables and plots: {folder}")
 
 
 def info(options: argparse.Namespace) -> int:
@@ -285,9 +302,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     _add_device(one)
     one = command(attend)
     one.add_argument("image", metavar="IMAGE")
-    one.add_argument(
-        "--at", required=True, action="append", type=_point, metavar="X,Y", help="a pixel; may be repeated"
-    )
+    one.add_argument("--at", default=[], action="append", type=_point, metavar="X,Y", help="a pixel; may be repeated")
+    one.add_argument("--html", metavar="FILE", help="write a page that shows the map of every pixel; needs no server")
     one.add_argument(
         "--direction", choices=("from", "to"), default="from", help="what it gathers from, or what gathers from it"
     )
@@ -365,6 +381,36 @@ def _outputs(inputs: Sequence[Path], output: Path) -> dict[Path, tuple[Path, str
                     "choose another folder with -o, or rename one."
                 )
     return found
+
+
+def _evidence(encoding: Encoding, at: tuple[int, int], direction: Direction) -> dict[str, Any]:
+    """What the map of pixel `at` says, and whether the prediction there hangs on it."""
+    names, taken = encoding.prediction.space.names, encoding.take_away(at, share=0.1)
+    kinds = {"before": taken.before, "after": taken.after, "control": taken.control}
+    best = {kind: {"class": names[one.argmax()], "confidence": float(one.max())} for kind, one in kinds.items()}
+    return {
+        "at": list(at),
+        "class": best["before"]["class"],
+        "perplexity": encoding.perplexity(at),
+        "places": taken.removed.size,
+        "by_class": encoding.by_class(at, direction),
+        "take_away": {"share": 0.1, "attention": taken.attention, **best},
+    }
+
+
+def _evidence_words(facts: dict[str, Any], direction: Direction) -> str:
+    """`_evidence` in a line; of the classes at most three, none with less than a twentieth of the first."""
+    shares = list(facts["by_class"].items())
+    classes = ", ".join(f"{100 * part:.0f} % {name}" for name, part in shares[:3] if part >= shares[0][1] / 20)
+    taken = facts["take_away"]
+    before, after, control = (
+        f"{taken[kind]['class']} {100 * taken[kind]['confidence']:.0f} %" for kind in ("before", "after", "control")
+    )
+    return (
+        f"{'looked at by ' if direction == 'to' else ''}{classes} · "
+        f"{'looks at ' if direction == 'to' else ''}≈ {facts['perplexity']:,.0f} of {facts['places']:,} places · "
+        f"without the most attended 10 %: {before} → {after} (random 10 %: {control})"
+    )
 
 
 def _point(text: str) -> tuple[int, int]:

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from danet.evaluation.evaluate import Report
+from danet.training.comparison import Comparison
 from danet.training.loop import Event, Saved, Step, Validated
 from danet.viz.text import duration
 
@@ -108,6 +109,16 @@ def score_table(reports: dict[str, Report]) -> Table:
         regions = [(report.region.pixel_accuracy, report.majority) for report in reports.values() if report.region]
         table.add_row("context score", *(_percent(score) for score, _ in regions))
         table.add_row("  majority there", *(_percent(majority) for _, majority in regions))
+    return table
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """An ablation's variants, a line each."""
+    table = Table()
+    for heading in comparison.headings:
+        table.add_column(heading, justify="left" if heading == "network" else "right")
+    for line in comparison.lines:
+        table.add_row(*line)
     return table
 
 

@@ -6,9 +6,10 @@ done again, what was interrupted goes on. Scores are those of the last step, not
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -28,6 +29,7 @@ from danet.files import written_aside
 from danet.inference.device import choose_device
 from danet.inference.segmenter import Segmenter
 from danet.models.segmentation import build_model
+from danet.training.comparison import COMPARED, Comparison, by_variant, compare
 from danet.training.data import RunData, absolute_root, open_data
 from danet.training.gates import gates
 from danet.training.loop import Event, train
@@ -35,6 +37,9 @@ from danet.training.optim import create_optimizer
 from danet.training.provenance import describe_run, peak_memory, reset_peak_memory
 from danet.training.state import checkpoints, load_checkpoint, moving_average
 from danet.training.summary import read_history, run_config
+from danet.viz.ablation import draw_curves, draw_scores
+from danet.viz.curves import Points
+from danet.viz.report import curve
 
 Watch = Callable[[str, Iterable[Event], int], None]
 
@@ -202,3 +207,43 @@ def refuse_other_settings(folder: Path, config: RunConfig) -> None:
             raise InputError(
                 f"{folder} was made with {field} {there[field]}, not {value}; give the ablation another --name."
             )
+
+
+def write_comparison(folder: Path, rows: Sequence[dict[str, Any]]) -> Comparison:
+    """Write ablation.csv, ablation.md, scores.svg and curves.svg into `folder`, and return the comparison."""
+    comparison, variants = compare(rows), by_variant(rows)
+    ordered = [row for runs in variants.values() for row in runs]
+    with written_aside(folder / "ablation.csv") as aside, aside.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(ordered[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({key: round(v, 5) if isinstance(v, float) else v for key, v in row.items()} for row in ordered)
+    with written_aside(folder / "ablation.md") as aside:
+        aside.write_text(comparison.markdown(), encoding="utf-8")
+    scores = {
+        measure: {name: [run[column.key] for run in runs] for name, runs in variants.items()}
+        for measure, column in COMPARED.items()
+        if ordered[0][column.key] is not None
+    }
+    majority = ordered[0]["majority"]
+    draw_scores(folder / "scores.svg", scores, {} if majority is None else {"context score": majority})
+    draw_curves(folder / "curves.svg", histories(folder, variants))
+    return comparison
+
+
+def histories(folder: Path, variants: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, dict[str, list[Points]]]:
+    """mIoU, gates and shares over steps: panel → variant → a curve a seed; panels without curves are left out."""
+    panels = {
+        "validation mIoU, %": ("validated", 100.0, ("miou",)),
+        "position gate α": ("step", 1.0, ("gates", "position")),
+        "channel gate β": ("step", 1.0, ("gates", "channel")),
+        "share ‖αE‖/‖A‖, %": ("validated", 100.0, ("shares", "position")),
+        "share ‖βE‖/‖A‖, %": ("validated", 100.0, ("shares", "channel")),
+    }
+    found: dict[str, dict[str, list[Points]]] = {}
+    for name, runs in variants.items():
+        for run in runs:
+            history = read_history(folder / f"{name}-seed-{run['seed']}")
+            for panel, (event, factor, keys) in panels.items():
+                if points := curve(history, event, *keys, factor=factor):
+                    found.setdefault(panel, {}).setdefault(name, []).append(points)
+    return {panel: found[panel] for panel in panels if panel in found}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,15 @@ from danet.data.dataset import Dataset
 from danet.data.parallel import Progress
 from danet.errors import InputError
 from danet.evaluation.evaluate import Report, evaluate
-from danet.inference.encoding import Encoding
 from danet.inference.segmenter import Segmenter, load
 from danet.training.data import context_region, open_val
-from danet.viz.attention import attention_overlay, caption
+from danet.viz.attention_page import AttentionView
 from danet.viz.overlay import overlay
-from danet.viz.report import AttentionPicture, ReportData, RunScores, Triple, WorstImage, write_report
+from danet.viz.report import ReportData, RunScores, Triple, WorstImage, write_report
 from danet.viz.text import duration
 
 SHOWN = 4
+EXPLAINED = 2  # with 64 channels of query and key each is 1 MB
 WORST = 3
 
 
@@ -80,7 +80,7 @@ def report_runs(
                 WorstImage(Path(image.name).name, image.pixel_accuracy, picture(image.name))
                 for image in report.worst(WORST)
             ],
-            attention=attention_pictures(segmenter.encode(pixels(dataset, shown[0]))),
+            attention=attention_views(dataset, shown[:EXPLAINED], segmenter),
         ),
     )
     return reports
@@ -117,19 +117,11 @@ def triple(dataset: Dataset, index: int, segmenter: Segmenter) -> Triple:
     return Triple(Path(sample.name).name, image, sample.mask.numpy(), segmenter.predict(image).labels)
 
 
-def attention_pictures(encoding: Encoding) -> list[AttentionPicture]:
-    """The maps of three places: the middle pixel of each of the three largest classes; none without attention."""
-    trace = encoding.traces.get("position")
-    if trace is None:
-        return []
-    prediction = encoding.prediction
-    largest = sorted(prediction.shares, key=lambda name: -prediction.shares[name])[:3]
-    pictures = []
-    for name in largest:
-        places = np.argwhere(prediction[name])
-        if not len(places):
-            continue
-        y, x = (int(coordinate) for coordinate in places[len(places) // 2])
-        picture = attention_overlay(prediction.image, encoding.attention((x, y)), (x, y))
-        pictures.append(AttentionPicture(picture, caption(trace.gate, trace.share.item()), f"{name} at ({x}, {y})"))
-    return pictures
+def attention_views(dataset: Dataset, indices: Sequence[int], segmenter: Segmenter) -> list[AttentionView]:
+    """Validation images with what their position attention follows from; none where the network has none."""
+    encodings = {index: segmenter.encode(pixels(dataset, index)) for index in indices}
+    return [
+        encoding.view(Path(dataset.items[index].name).name)
+        for index, encoding in encodings.items()
+        if "position" in encoding.traces
+    ]

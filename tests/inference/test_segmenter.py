@@ -1,4 +1,4 @@
-"""From an image to its prediction and its attention."""
+"""From an image to its prediction."""
 
 import json
 
@@ -10,7 +10,6 @@ from PIL import Image
 from danet.errors import InputError
 from danet.inference.device import choose_device, choose_precision
 from danet.inference.segmenter import Segmenter, load, network_size
-from tests.reference import position_map
 
 
 @pytest.fixture
@@ -87,33 +86,6 @@ def test_a_model_in_training_is_left_in_training(segmenter, picture, tiny):
     first = segmenter(picture).probabilities
     assert tiny.model.training
     assert torch.equal(first, segmenter(picture).probabilities)
-
-
-def test_attention_is_a_row_and_a_column_of_the_whole_map(segmenter, picture):
-    encoding = segmenter.encode(picture)
-    trace = encoding.traces["position"]
-    whole = position_map(trace.query[0].double(), trace.key[0].double())
-    at, place = (69, 49), 6 * 9 + 8
-    rows = encoding.attention(at, "from")
-    assert rows.shape == trace.grid == (7, 9)
-    assert rows.sum() == pytest.approx(1, abs=1e-5)
-    assert np.allclose(rows.ravel(), whole[place].numpy(), atol=1e-6)
-    assert np.allclose(encoding.attention(at, "to").ravel(), whole[:, place].numpy(), atol=1e-6)
-    assert torch.equal(encoding.prediction.probabilities, segmenter(picture).probabilities)
-    assert trace.gate == 0.5
-    assert trace.share.item() > 0
-
-
-@pytest.mark.parametrize("at", [(-1, 0), (70, 0), (0, 50)])
-def test_a_point_outside_the_image_is_refused(segmenter, picture, at):
-    with pytest.raises(InputError, match="outside the image, which is 70×50"):
-        segmenter.encode(picture).attention(at)
-
-
-def test_a_head_without_position_attention_has_no_map(tiny, picture):
-    tiny.model.head.trace = None
-    with pytest.raises(InputError, match="must be danet or pam"):
-        Segmenter(tiny.model, tiny.labels, tiny.preprocess, "cpu", "float32").encode(picture).attention((0, 0))
 
 
 def test_saved_files_say_what_was_predicted(segmenter, picture, tmp_path):

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from danet.errors import InputError
+from danet.models.attention import ChannelAttention, PositionAttention
 from danet.models.segmentation import SegmentationOutput, create_model
 
 HEADS = ("danet", "pam", "cam", "fcn")
@@ -87,6 +88,45 @@ def test_trace_agrees_with_forward(head):
             assert trace.query.shape == trace.key.shape == (2, 35, 2)
             energy = trace.query.double() @ trace.key.double().transpose(1, 2)
             assert torch.allclose(energy.logsumexp(-1), trace.logsumexp.double(), atol=1e-4)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_trace_keeps_what_each_branch_attends_to(head):
+    model = small(head, channel_rule="paper").eval()
+    seen = {}
+    for name, module in model.head.named_modules():
+        if isinstance(module, PositionAttention | ChannelAttention):
+            branch = "position" if isinstance(module, PositionAttention) else "channel"
+            into = {"position": "position_in", "channel": "channel_in", "attention": "before"}[name]
+            getattr(model.head, into).register_forward_hook(lambda *args, branch=branch: seen.update({branch: args[2]}))
+    traces = model.trace(torch.randn(2, 3, 40, 56))[1]
+    assert set(traces) == set(seen)
+    for name, trace in traces.items():
+        assert torch.equal(trace.features, seen[name])
+        assert trace.rule == ("paper" if name == "channel" else None)
+
+
+@pytest.mark.parametrize("head", ["danet", "pam"])
+def test_without_places_is_the_network_in_which_nobody_can_look_there(head):
+    model = small(head).eval()
+    open_gates(model)
+    attention = model.head.position if head == "danet" else model.head.attention
+    nn.init.normal_(attention.query.weight)
+    images, size = torch.randn(2, 3, 40, 56), torch.Size((40, 56))
+    with torch.no_grad():
+        output, traces = model.trace(images)
+        none = torch.zeros(35, dtype=torch.bool)
+        assert torch.allclose(model.without(traces, none, size), output.logits, atol=1e-5)
+        removed = torch.arange(35) % 3 == 0
+        found = model.without(traces, removed, size)
+        assert (found - output.logits).abs().max() > 1e-3
+        # What lies at places that nobody can look at changes nobody else's result, but its own.
+        features = traces["position"].features
+        other = torch.where(removed.view(5, 7), features + 1, features)
+        kept = ~removed.view(5, 7)
+        before, after = (attention.without(each, removed)[..., kept] for each in (features, other))
+        assert torch.allclose(before, after, atol=1e-5)
+        assert not torch.allclose(attention(features)[..., kept], attention(other)[..., kept], atol=1e-3)
 
 
 @pytest.mark.parametrize(("stride", "places"), [(8, (9, 13)), (16, (5, 7)), (32, (3, 4))])

@@ -1,49 +1,202 @@
 """One forward of one image, kept: its prediction, and the attention of any place, each a single small product.
 
 A row of the map S tells what a place gathers from ("from"), a column what gathers from it ("to"); both follow from
-query, key and log-sum-exp, so no N×N matrix is ever formed (paper, section 3.2).
+query, key and log-sum-exp, so no N×N matrix is ever formed (paper, section 3.2). `take_away` puts a map to the test.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
+from torch import Tensor
 
 from danet.errors import InputError
 from danet.inference.prediction import Prediction
 from danet.models.attention import BranchTrace
+from danet.ops.channel import channel_attention_map
 from danet.ops.position import position_attention_columns, position_attention_rows
+from danet.viz.attention_page import AttentionView, write_attention_page
+
+Direction = Literal["from", "to"]
+
+
+class ChannelView(NamedTuple):
+    """One channel of channel attention: what it draws on, and its features before and after it did.
+
+    `weights` is its row of X, summing to 1; `before` its row of A, `after` of A + β · X A, on the grid of the features.
+    """
+
+    weights: Float[np.ndarray, " c"]
+    before: Float[np.ndarray, "rows columns"]
+    after: Float[np.ndarray, "rows columns"]
+
+
+class TakeAway(NamedTuple):
+    """The class probabilities at a pixel, while all places can be looked at and while some cannot.
+
+    `before` is the prediction, `after` without the most attended places, which are `removed` and held the share
+    `attention` of the pixel's row of S; `control` without as many others, drawn at random. The map is evidence where
+    `after` is far from `before` and `control` is not.
+    """
+
+    removed: Bool[np.ndarray, "rows columns"]
+    attention: float
+    before: Float[np.ndarray, " k"]
+    after: Float[np.ndarray, " k"]
+    control: Float[np.ndarray, " k"]
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """What the network made of one image; `traces` has an entry for each attention branch, with gate and share."""
+    """What the network made of one image; `traces` has an entry for each attention branch, with gate and share.
+
+    A place is a cell of the features' grid, `at` a pixel (x, y) of the image. Every method raises InputError for a
+    pixel outside the image, and for a model without the branch that it asks about. `without` gives the probabilities
+    of all pixels when no place can look at those marked; it runs the model's head, with the weights that it has then.
+    """
 
     prediction: Prediction
     traces: dict[str, BranchTrace]
+    without: Callable[[Bool[np.ndarray, " n"]], Float[Tensor, "k h w"]]
 
-    def attention(self, at: tuple[int, int], direction: Literal["from", "to"] = "from") -> Float[np.ndarray, "h w"]:
-        """The attention of the place at pixel `at` = (x, y) over all places, on the grid of the features.
+    def attention(self, at: tuple[int, int], direction: Direction = "from") -> Float[np.ndarray, "rows columns"]:
+        """The attention of the place at pixel `at` over all places, on the grid of the features.
 
         "from": what the place gathers from, summing to 1; "to": how much of itself each other place takes from it.
-        Raises InputError for a pixel outside the image, and for a model without position attention.
         """
-        trace = self.traces.get("position")
-        if trace is None or trace.query is None or trace.key is None or trace.logsumexp is None:
-            raise InputError("This model has no position attention; its head must be danet or pam.")
-        place = self.place(at, trace.grid)
+        query, key, logsumexp = self._position
+        grid = self.traces["position"].grid
+        place = self.place(at, grid)
         if direction == "from":
-            weights = position_attention_rows(trace.query, trace.key, place)
+            weights = position_attention_rows(query, key, place)
         elif direction == "to":
-            weights = position_attention_columns(trace.query, trace.key, trace.logsumexp, place)
+            weights = position_attention_columns(query, key, logsumexp, place)
         else:
             raise InputError(f"direction is {direction!r}; it must be 'from' or 'to'.")
-        return weights.float().cpu().numpy().reshape(trace.grid)
+        return weights.float().cpu().numpy().reshape(grid)
 
     def place(self, at: tuple[int, int], grid: tuple[int, int]) -> int:
         """The index of the place of `grid` that covers pixel `at` = (x, y) of the image."""
         (x, y), (height, width), (rows, columns) = at, self.prediction.labels.shape, grid
         if not (0 <= x < width and 0 <= y < height):
             raise InputError(f"The point ({x}, {y}) is outside the image, which is {width}×{height} pixels.")
-        return int(y * rows / height) * columns + int(x * columns / width)
+        return y * rows // height * columns + x * columns // width
+
+    def perplexity(self, at: tuple[int, int]) -> float:
+        """How many places share the attention of pixel `at`: exp of its row's entropy, 1 to all places."""
+        weights = self.attention(at).astype(np.float64)
+        weights = weights[weights > 0]
+        return float(np.exp(-(weights * np.log(weights)).sum()))
+
+    def by_class(self, at: tuple[int, int], direction: Direction = "from") -> dict[str, float]:
+        """The share of `attention` that goes to each predicted class, largest first, summing to 1.
+
+        A place's weight is split over the predicted labels of its pixels. All are 0 for a place nobody looks at.
+        """
+        weights = self.attention(at, direction).astype(np.float64).ravel()
+        shares = weights @ self._classes / max(weights.sum(), np.finfo(np.float64).tiny)
+        return {
+            self.prediction.space.names[index]: float(shares[index]) for index in np.argsort(-shares, kind="stable")
+        }
+
+    def similarity(self, count: int = 64, seed: int = 0) -> float:
+        """The mean cosine similarity of pairs of `count` random rows of S; 1: every place has the same map."""
+        query, key, _ = self._position
+        places = query.shape[1]
+        if min(count, places) < 2:
+            raise InputError(f"{min(count, places)} of {places} places make no pair; similarity needs 2 or more.")
+        drawn = np.random.Generator(np.random.Philox(seed)).permutation(places)[:count]
+        rows = position_attention_rows(query, key, drawn.tolist())[0].double().cpu().numpy()
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        pairs = rows @ rows.T
+        return float(pairs[~np.eye(len(drawn), dtype=bool)].mean())
+
+    def channels(self, index: int) -> ChannelView:
+        """Channel `index` of the features in channel attention; raises InputError for one that does not exist."""
+        trace = self.traces.get("channel")
+        if trace is None or trace.rule is None:
+            raise InputError("This model has no channel attention; its head must be danet or cam.")
+        features = trace.features[0].float()
+        if not 0 <= index < len(features):
+            raise InputError(f"There is no channel {index}; this model has the channels 0 to {len(features) - 1}.")
+        channel = features[index]
+        weights = channel_attention_map(channel.view(1, -1), features.flatten(1), trace.rule)
+        after = channel + trace.gate * (weights @ features.flatten(1)).view_as(channel)
+        return ChannelView(weights[0].cpu().numpy(), channel.cpu().numpy(), after.cpu().numpy())
+
+    def take_away(self, at: tuple[int, int], share: float = 0.1, seed: int = 0) -> TakeAway:
+        """The prediction at pixel `at` when no place can look at the `share` of places that it attends to most.
+
+        At least one place is taken away, never all; the rest of the network sees them still. The control is drawn with
+        `seed` from the other places, and takes all of them where they are fewer.
+        """
+        weights = self.attention(at)
+        if not 0 < share < 1:
+            raise InputError(
+                f"share is {share}; it must be above 0 and below 1, such as 0.1 for a tenth of the places."
+            )
+        if weights.size < 2:
+            raise InputError("The features have a single place, which cannot be taken away; enlarge the image.")
+        count = min(max(round(share * weights.size), 1), weights.size - 1)
+        order = np.argsort(-weights, axis=None, kind="stable")
+        others = np.random.Generator(np.random.Philox(seed)).permutation(order[count:])[:count]
+        (x, y), removed = at, _marked(order[:count], weights.size)
+        before, after, control = (
+            probabilities[:, y, x].numpy()
+            for probabilities in (
+                self.prediction.probabilities,
+                self.without(removed),
+                self.without(_marked(others, weights.size)),
+            )
+        )
+        attention = float(weights.ravel()[removed].sum())
+        return TakeAway(removed.reshape(weights.shape), attention, before, after, control)
+
+    def view(self, name: str = "") -> AttentionView:
+        """The image `name` with what its position attention follows from, for the attention page."""
+        query, key, logsumexp = (tensor[0].float().cpu().numpy() for tensor in self._position)
+        trace, prediction = self.traces["position"], self.prediction
+        return AttentionView(
+            name=name,
+            image=prediction.image,
+            labels=prediction.labels,
+            space=prediction.space,
+            grid=trace.grid,
+            query=query,
+            key=key,
+            logsumexp=logsumexp,
+            gate=trace.gate,
+            share=trace.share.item(),
+        )
+
+    def save_html(self, path: str | Path, name: str = "") -> Path:
+        """Write a page on which the map of every pixel of the image `name` can be seen; it needs no server."""
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        return write_attention_page(path, self.view(name), f"What the pixels of {name or 'an image'} attend to")
+
+    @property
+    def _position(self) -> tuple[Float[Tensor, "1 n d"], Float[Tensor, "1 n d"], Float[Tensor, "1 n"]]:
+        """Query, key and log-sum-exp of position attention."""
+        trace = self.traces.get("position")
+        if trace is None or trace.query is None or trace.key is None or trace.logsumexp is None:
+            raise InputError("This model has no position attention; its head must be danet or pam.")
+        return trace.query, trace.key, trace.logsumexp
+
+    @cached_property
+    def _classes(self) -> Float[np.ndarray, "n k"]:
+        """The share of each predicted class in the pixels of each place, by the rule of `place`."""
+        (height, width), (rows, columns) = self.prediction.labels.shape, self.traces["position"].grid
+        place = (np.arange(height) * rows // height * columns)[:, None] + np.arange(width) * columns // width
+        classes = self.prediction.space.num_classes
+        cells = (place * classes + self.prediction.labels).ravel()
+        counts = np.bincount(cells, minlength=rows * columns * classes).reshape(-1, classes)
+        return counts / counts.sum(axis=1, keepdims=True)
+
+
+def _marked(places: np.ndarray, count: int) -> Bool[np.ndarray, " n"]:
+    """Which of `count` places are among `places`."""
+    return np.isin(np.arange(count), places)

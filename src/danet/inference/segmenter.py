@@ -14,7 +14,7 @@ from typing import TypeAlias, overload
 import numpy as np
 import torch
 import torchvision.transforms.v2.functional as TF
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -72,7 +72,14 @@ class Segmenter:
         pixels = as_pixels(image)
         with self._ready():
             output, traces = self.model.trace(self.prepare(pixels))
-            return Encoding(self._prediction(pixels, output.logits), traces)
+            prediction, size = self._prediction(pixels, output.logits), output.logits.shape[-2:]
+
+        def without(removed: Bool[np.ndarray, " n"]) -> Float[Tensor, "k h w"]:
+            with self._ready():
+                logits = self.model.without(traces, torch.from_numpy(removed).to(self.device), size)
+                return self._prediction(pixels, logits).probabilities
+
+        return Encoding(prediction, traces, without)
 
     def at_original_size(self) -> Segmenter:
         """The same model without its size rule."""

@@ -7,7 +7,7 @@ in danet.ops; parameters correspond to the authors' `PAM_Module` and `CAM_Module
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from danet.config import ChannelRule
@@ -18,16 +18,18 @@ from danet.ops.position import position_attention
 class BranchTrace(NamedTuple):
     """What one branch did on one batch: how open it is, and what any row or column of its map follows from.
 
-    `share` is ‖gate · E‖ / ‖A‖ for each image, `grid` the features' height and width. Channel attention has no query,
-    key and log-sum-exp here.
+    `share` is ‖gate · E‖ / ‖A‖ for each image, `features` are A, `grid` their height and width. Position attention has
+    query, key and log-sum-exp here, channel attention its rule.
     """
 
     gate: float
     share: Float[Tensor, " b"]
     grid: tuple[int, int]
+    features: Float[Tensor, "b c h w"]
     query: Float[Tensor, "b n d"] | None = None
     key: Float[Tensor, "b n d"] | None = None
     logsumexp: Float[Tensor, "b n"] | None = None
+    rule: ChannelRule | None = None
 
 
 class PositionAttention(nn.Module):
@@ -67,6 +69,12 @@ class PositionAttention(nn.Module):
         traced = trace(self.gate, gathered, features)._replace(query=query, key=key, logsumexp=logsumexp)
         return features + self.gate * gathered, traced
 
+    def without(self, features: Float[Tensor, "b c h w"], removed: Bool[Tensor, " h*w"]) -> Float[Tensor, "b c h w"]:
+        """`forward`, as if no place could look at the places `removed`: they are queries, but no keys."""
+        query, key, value = self.project(features)
+        gathered = position_attention(query, key[:, ~removed], value[:, ~removed])
+        return features + self.gate * places_to_map(gathered, features)
+
 
 class ChannelAttention(nn.Module):
     """Every channel gathers from the other channels: E = gate · X A + A with the C×C map X; no convolutions.
@@ -89,7 +97,7 @@ class ChannelAttention(nn.Module):
     def trace(self, features: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b c h w"], BranchTrace]:
         """`forward`, and how much it changed."""
         gathered = self.gather(features)
-        return features + self.gate * gathered, trace(self.gate, gathered, features)
+        return features + self.gate * gathered, trace(self.gate, gathered, features)._replace(rule=self.rule)
 
 
 def map_to_places(features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n c"]:
@@ -109,4 +117,4 @@ def trace(
     energy = (gate * gathered).float().flatten(1).norm(dim=1)
     share = energy / features.float().flatten(1).norm(dim=1).clamp_min(1e-12)
     height, width = features.shape[-2:]
-    return BranchTrace(gate.item(), share.detach(), (height, width))
+    return BranchTrace(gate.item(), share.detach(), (height, width), features)

@@ -4,9 +4,9 @@ Parameter names are for good: bundles store them, and danet.weights.layouts maps
 """
 
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from danet.config import ChannelRule
@@ -60,6 +60,11 @@ class DANetHead(nn.Module):
         channel, channel_trace = self.channel.trace(self.channel_in(features))
         return self.classify(position, channel), {"position": position_trace, "channel": channel_trace}
 
+    def without(self, traces: dict[str, BranchTrace], removed: Bool[Tensor, " n"]) -> HeadOutput:
+        """What was traced, as if no place could look at the places `removed`."""
+        position = self.position.without(traces["position"].features, removed)
+        return self.classify(position, self.channel(traces["channel"].features))
+
 
 class BranchHead(nn.Module):
     """One branch alone, for ablations (paper, table 2): convolution, attention, convolution, classifier."""
@@ -87,6 +92,11 @@ class BranchHead(nn.Module):
         """`forward`, and what the branch's map follows from."""
         attended, trace = self.attention.trace(self.before(features))
         return HeadOutput(self.classifier(self.after(attended)), {}), {self.branch: trace}
+
+    def without(self, traces: dict[str, BranchTrace], removed: Bool[Tensor, " n"]) -> HeadOutput:
+        """What the position branch traced, as if no place could look at the places `removed`."""
+        attended = cast(PositionAttention, self.attention).without(traces["position"].features, removed)
+        return HeadOutput(self.classifier(self.after(attended)), {})
 
 
 class FCNHead(nn.Module):

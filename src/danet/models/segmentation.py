@@ -1,8 +1,9 @@
 """The whole network: backbone, head, and logits at the input's own size."""
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from danet.config import SMALLEST_SIDE, Head, ModelConfig, validate
@@ -43,6 +44,16 @@ class SegmentationModel(nn.Module):
         trace = getattr(self.head, "trace", None)
         output, traces = trace(features[-1]) if trace else (self.head(features[-1]), {})
         return self.assemble(images, features, output), traces
+
+    def without(
+        self, traces: dict[str, BranchTrace], removed: Bool[Tensor, " n"], size: torch.Size
+    ) -> Float[Tensor, "b k H W"]:
+        """The logits of what was traced, at `size`, as if no place could look at the places `removed`.
+
+        It runs what comes after the features A alone, and is for heads with position attention.
+        """
+        logits = cast(DANetHead | BranchHead, self.head).without(traces, removed).logits
+        return resize(logits, size, self.align_corners)
 
     def extract(self, images: Float[Tensor, "b c H W"]) -> list[Float[Tensor, "b c h w"]]:
         """The backbone's feature maps; too small an input would lose all of its places."""

@@ -1,0 +1,290 @@
+"""What an encoding says of a place: its map, how wide and how much its own that is, and what hangs on it."""
+
+from collections import Counter
+from copy import deepcopy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from danet.data.labels import LabelSpace
+from danet.errors import InputError
+from danet.inference.encoding import Encoding
+from danet.inference.prediction import Prediction
+from danet.inference.segmenter import Segmenter
+from danet.models.attention import BranchTrace
+from danet.models.segmentation import create_model
+from danet.viz.attention_page import attention_page
+from tests.conftest import NAMES
+from tests.reference import channel_attention, channel_map, position_map
+
+AT, PLACE = (69, 49), 6 * 9 + 8  # in a picture of 70×50 pixels, which has 9×7 places
+
+
+class NaivePosition(nn.Module):
+    """Position attention by the equations, in float64, with minus infinity where no place can look."""
+
+    def __init__(self, attention, removed):
+        super().__init__()
+        self.attention, self.removed = deepcopy(attention), torch.from_numpy(removed).ravel()
+
+    def forward(self, features):
+        query, key, value = (places.double() for places in self.attention.project(features))
+        energy = (query @ key.mT).masked_fill(self.removed, -torch.inf)
+        gathered = (energy.softmax(-1) @ value).mT.view_as(features)
+        return (features + self.attention.gate * gathered).to(features.dtype)
+
+
+@pytest.fixture
+def picture():
+    return np.random.Generator(np.random.Philox(3)).integers(0, 256, (50, 70, 3), np.uint8)
+
+
+@pytest.fixture
+def segmenter(tiny):
+    """Its maps are neither flat nor one-hot, and its gate is so open that they decide."""
+    with torch.no_grad():
+        tiny.model.head.position.query.weight.mul_(1000)
+        tiny.model.head.position.gate.fill_(5)
+    return Segmenter(tiny.model, tiny.labels, tiny.preprocess, "cpu", "float32")
+
+
+@pytest.fixture
+def encoding(segmenter, picture):
+    return segmenter.encode(picture)
+
+
+def made(query, key, labels=None) -> Encoding:
+    """An encoding of given queries and keys (n×d), in one row of places, each one pixel wide and high."""
+    query, key = (torch.as_tensor(places, dtype=torch.float32)[None] for places in (query, key))
+    count = query.shape[1]
+    labels = np.zeros(count, int) if labels is None else labels
+    probabilities = torch.from_numpy(np.eye(len(NAMES), dtype=np.float32)[:, labels])[:, None]
+    prediction = Prediction(np.zeros((1, count, 3), np.uint8), probabilities, LabelSpace("street", NAMES))
+    features, logsumexp = torch.zeros(1, 1, 1, count), (query @ key.mT).logsumexp(-1)
+    trace = BranchTrace(0.5, torch.tensor([0.1]), (1, count), features, query, key, logsumexp)
+    return Encoding(prediction, {"position": trace}, lambda removed: probabilities)
+
+
+def test_attention_is_a_row_and_a_column_of_the_whole_map(segmenter, encoding, picture):
+    trace = encoding.traces["position"]
+    whole = position_map(trace.query[0].double(), trace.key[0].double())
+    rows = encoding.attention(AT, "from")
+    assert rows.shape == trace.grid == (7, 9)
+    assert rows.sum() == pytest.approx(1, abs=1e-5)
+    assert np.allclose(rows.ravel(), whole[PLACE].numpy(), atol=1e-6)
+    assert np.allclose(encoding.attention(AT, "to").ravel(), whole[:, PLACE].numpy(), atol=1e-6)
+    assert torch.equal(encoding.prediction.probabilities, segmenter(picture).probabilities)
+    assert trace.gate == 5
+    assert trace.share.item() > 0
+
+
+@given(st.integers(1, 40), st.integers(0, 9), st.floats(0, 30))
+def test_perplexity_is_the_exponential_of_the_entropy(count, seed, spread):
+    query, key = np.random.Generator(np.random.Philox(seed)).normal(size=(2, count, 3)).astype(np.float32)
+    found = made(spread * query, key).perplexity((count - 1, 0))
+    weights = position_map(torch.from_numpy(spread * query).double(), torch.from_numpy(key).double())[-1]
+    assert found == pytest.approx(torch.special.entr(weights).sum().exp().item(), rel=1e-4)
+
+
+def test_perplexity_runs_from_one_place_to_all():
+    assert made(np.zeros((12, 2)), np.ones((12, 2))).perplexity((5, 0)) == pytest.approx(12)
+    assert made(200 * np.eye(12), np.eye(12)).perplexity((5, 0)) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("direction", ["from", "to"])
+def test_by_class_splits_each_place_over_the_labels_of_its_pixels(encoding, direction):
+    probabilities = torch.rand(3, 50, 70, generator=torch.Generator().manual_seed(1))
+    encoding = replace(encoding, prediction=replace(encoding.prediction, probabilities=probabilities))
+    weights, labels = encoding.attention(AT, direction).astype(np.float64), encoding.prediction.labels
+    pixels = [(y, x) for y in range(50) for x in range(70)]
+    sizes = Counter((y * 7 // 50, x * 9 // 70) for y, x in pixels)
+    expected = dict.fromkeys(NAMES, 0.0)
+    for y, x in pixels:
+        place = (y * 7 // 50, x * 9 // 70)
+        assert encoding.place((x, y), (7, 9)) == 9 * place[0] + place[1]
+        expected[NAMES[labels[y, x]]] += weights[place] / sizes[place] / weights.sum()
+    found = encoding.by_class(AT, direction)
+    assert found == pytest.approx(expected)
+    assert list(found.values()) == sorted(found.values(), reverse=True)
+    assert sum(found.values()) == pytest.approx(1)
+
+
+def test_a_place_that_nobody_looks_at_has_no_classes():
+    encoding = made(np.full((4, 1), 200.0), [[1], [1], [1], [-1]], labels=[0, 1, 1, 2])
+    assert encoding.by_class((0, 0)) == pytest.approx({"car": 2 / 3, "road": 1 / 3, "tree": 0})
+    assert encoding.by_class((3, 0), "to") == dict.fromkeys(NAMES, 0.0)
+
+
+def test_similarity_is_the_mean_cosine_of_pairs_of_rows(encoding):
+    trace = encoding.traces["position"]
+    rows = position_map(trace.query[0].double(), trace.key[0].double())
+    pairs = [torch.cosine_similarity(rows[i], rows[j], dim=0) for i in range(63) for j in range(i)]
+    assert encoding.similarity(count=1000) == pytest.approx(float(torch.stack(pairs).mean()), abs=1e-5)
+    assert encoding.similarity(count=8) == encoding.similarity(count=8)
+    assert encoding.similarity(count=8) != encoding.similarity(count=8, seed=1)
+
+
+def test_similarity_is_one_for_equal_maps_and_zero_for_separate_ones():
+    key = np.random.Generator(np.random.Philox(4)).normal(size=(12, 3))
+    assert made(np.ones((12, 3)), key).similarity() == pytest.approx(1)
+    assert made(200 * np.eye(12), np.eye(12)).similarity() == pytest.approx(0, abs=1e-6)
+    with pytest.raises(InputError, match=r"^1 of 12 places make no pair"):
+        made(np.eye(12), np.eye(12)).similarity(count=1)
+
+
+@pytest.mark.parametrize("rule", ["official", "paper"])
+def test_channels_are_rows_of_the_channel_map(tiny, segmenter, picture, rule):
+    tiny.model.head.channel.rule = rule
+    seen = []
+    tiny.model.head.channel_in.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    encoding = segmenter.encode(picture)
+    features = seen[0][0].double().flatten(1)
+    weights = channel_map(features, features, rule)
+    after = features + 0.5 * channel_attention(features, features, features, rule)
+    assert weights[:7].amax() > 1 / 8
+    for index in (0, 7):
+        view = encoding.channels(index)
+        assert view.before.shape == view.after.shape == (7, 9)
+        assert np.allclose(view.weights, weights[index].numpy(), atol=1e-5)
+        assert np.allclose(view.before.ravel(), features[index].numpy())
+        assert np.allclose(view.after.ravel(), after[index].numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("head", ["danet", "pam"])
+@pytest.mark.parametrize("longest", [None, 48])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_take_away_agrees_with_minus_infinity_in_the_equations(tiny, picture, head, longest, precision):
+    torch.manual_seed(1)
+    model = create_model(head, "resnet18", len(NAMES), out_indices=(2,), channels=16).eval()
+    name = "position" if head == "danet" else "attention"
+    attention = getattr(model.head, name)
+    with torch.no_grad():
+        attention.query.weight.mul_(1000)
+        attention.gate.fill_(5)
+        model.head.classifier.weight.mul_(100)
+    preprocess = tiny.preprocess.model_copy(update={"longest": longest})
+    encoding = Segmenter(model, tiny.labels, preprocess, "cpu", precision).encode(picture)
+    taken = []
+    found = replace(encoding, without=lambda removed: taken.append(removed) or encoding.without(removed)).take_away(AT)
+    weights, count = encoding.attention(AT), round(0.1 * encoding.attention(AT).size)
+    assert weights.shape == ((7, 9) if longest is None else (5, 6))
+    assert np.array_equal(taken[0], found.removed.ravel())
+    assert found.removed.sum() == taken[1].sum() == count
+    assert not (taken[0] & taken[1]).any()
+    assert weights[found.removed].min() >= weights[~found.removed].max()
+    assert found.attention == pytest.approx(weights[found.removed].sum())
+    for removed, probabilities in zip((np.zeros_like(taken[0]), *taken), found[2:], strict=True):
+        naive = deepcopy(model)
+        setattr(naive.head, name, NaivePosition(attention, removed))
+        expected = Segmenter(naive, tiny.labels, preprocess, "cpu", precision)(picture).probabilities
+        assert np.allclose(probabilities, expected[:, AT[1], AT[0]], atol=1e-5 if precision == "float32" else 0.02)
+    assert min(np.abs(found.after - other).max() for other in (found.before, found.control)) > 5e-3
+
+
+def test_a_shut_gate_makes_taking_away_do_nothing(tiny, segmenter, picture):
+    nn.init.zeros_(tiny.model.head.position.gate)
+    _, _, before, after, control = segmenter.encode(picture).take_away(AT)
+    assert np.array_equal(before, after)
+    assert np.array_equal(before, control)
+
+
+@given(st.integers(2, 40), st.floats(0, 1, exclude_min=True, exclude_max=True))
+def test_at_least_one_place_is_taken_away_and_never_all(count, share):
+    taken = []
+    encoding = made(np.ones((count, 1)), np.arange(count)[:, None])
+    encoding = replace(encoding, without=lambda removed: taken.append(removed) or encoding.prediction.probabilities)
+    removed = encoding.take_away((0, 0), share).removed.ravel()
+    assert removed.sum() == np.clip(round(share * count), 1, count - 1)
+    assert removed[-removed.sum() :].all()
+    assert taken[1].sum() == min(removed.sum(), count - removed.sum())
+
+
+def test_an_encoding_runs_the_backbone_once_and_stays_valid(tiny, segmenter, picture):
+    calls = []
+    tiny.model.backbone.register_forward_hook(lambda *_: calls.append(1))
+    encoding = segmenter.encode(picture)
+    first = encoding.take_away(AT), encoding.attention(AT), encoding.channels(3)
+    assert len(calls) == 1
+    tiny.model.train()
+    segmenter.encode(255 - picture).take_away((0, 0))
+    again = encoding.take_away(AT), encoding.attention(AT), encoding.channels(3)
+    assert tiny.model.training
+    assert len(calls) == 2
+    for one, other in zip((*first[0], first[1], *first[2]), (*again[0], again[1], *again[2]), strict=True):
+        assert np.array_equal(one, other)
+
+
+def test_a_view_holds_what_the_maps_follow_from(encoding, picture):
+    view = encoding.view("street.png")
+    assert view.name == "street.png"
+    assert np.array_equal(view.image, picture)
+    assert np.array_equal(view.labels, encoding.prediction.labels)
+    assert (view.space, view.grid, view.gate) == (encoding.prediction.space, (7, 9), 5)
+    assert view.share == encoding.traces["position"].share.item()
+    row = np.exp(view.query[PLACE] @ view.key.T - view.logsumexp[PLACE])
+    assert np.allclose(row, encoding.attention(AT).ravel(), atol=1e-6)
+
+
+def test_the_page_is_one_file_that_names_the_image(encoding, tmp_path):
+    path = encoding.save_html(tmp_path / "pages" / "a.html", "Straße.png")
+    assert path == tmp_path / "pages" / "a.html"
+    assert path.read_text(encoding="utf-8") == attention_page(
+        encoding.view("Straße.png"), "What the pixels of Straße.png attend to"
+    )
+    assert list(path.parent.iterdir()) == [path]
+
+
+ASKED = {
+    "position": [
+        lambda encoding: encoding.attention((0, 0)),
+        lambda encoding: encoding.perplexity((0, 0)),
+        lambda encoding: encoding.by_class((0, 0)),
+        lambda encoding: encoding.similarity(),
+        lambda encoding: encoding.take_away((0, 0)),
+        lambda encoding: encoding.view(),
+    ],
+    "channel": [lambda encoding: encoding.channels(0)],
+}
+
+
+@pytest.mark.parametrize(
+    ("head", "branches"), [("danet", {"position", "channel"}), ("pam", {"position"}), ("cam", {"channel"}), ("fcn", ())]
+)
+def test_each_head_tells_of_the_branches_that_it_has(tiny, picture, head, branches):
+    model = create_model(head, "resnet18", len(NAMES), out_indices=(2,), channels=8)
+    encoding = Segmenter(model, tiny.labels, tiny.preprocess, "cpu", "float32").encode(picture)
+    for branch, questions in ASKED.items():
+        for ask in questions:
+            if branch in branches:
+                ask(encoding)
+            else:
+                with pytest.raises(InputError, match=f"^This model has no {branch} attention; its head must be danet"):
+                    ask(encoding)
+
+
+@pytest.mark.parametrize(
+    ("ask", "words"),
+    [
+        (lambda encoding: encoding.attention((-1, 0)), r"\(-1, 0\) is outside the image, which is 70×50"),
+        (lambda encoding: encoding.perplexity((70, 0)), r"\(70, 0\) is outside the image, which is 70×50"),
+        (lambda encoding: encoding.by_class((0, 50)), r"\(0, 50\) is outside the image, which is 70×50"),
+        (lambda encoding: encoding.take_away((0, -1)), r"\(0, -1\) is outside the image, which is 70×50"),
+        (lambda encoding: encoding.attention((0, 0), "at"), "direction is 'at'; it must be 'from' or 'to'"),
+        (lambda encoding: encoding.channels(8), "no channel 8; this model has the channels 0 to 7"),
+        (lambda encoding: encoding.channels(-1), "no channel -1; this model has the channels 0 to 7"),
+        (lambda encoding: encoding.take_away((0, 0), 0), "share is 0; it must be above 0 and below 1"),
+        (lambda encoding: encoding.take_away((0, 0), 1.0), "share is 1.0; it must be above 0 and below 1"),
+        (lambda encoding: encoding.take_away((0, 0), float("nan")), "share is nan; it must be above 0 and below 1"),
+        (lambda _: made([[1.0]], [[1.0]]).take_away((0, 0)), "a single place, which cannot be taken away"),
+        (lambda _: made([[1.0]], [[1.0]]).similarity(), "1 of 1 places make no pair"),
+    ],
+)
+def test_wrong_questions_are_one_line(encoding, ask, words):
+    with pytest.raises(InputError, match=words) as caught:
+        ask(encoding)
+    assert "\n" not in str(caught.value)

@@ -1,6 +1,8 @@
 """What tests of several rooms share: a small bundle, a small folder of data, the real CamVid where it is at hand."""
 
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 import torch
 from hypothesis import settings
 from PIL import Image
+from playwright.sync_api import Browser, sync_playwright
 
 from danet.config import ModelConfig, Preprocess
 from danet.data.labels import LabelSpace
@@ -32,6 +35,19 @@ def camvid_root() -> Path:
     if "DANET_CAMVID" not in os.environ:
         pytest.skip("DANET_CAMVID does not name a folder with CamVid (train/, trainannot/, val/, valannot/).")
     return Path(os.environ["DANET_CAMVID"])
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    """A real browser: the one that DANET_CHROMIUM names, or one that the machine has."""
+    installed = map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))
+    path = os.environ.get("DANET_CHROMIUM") or next(filter(None, installed), None)
+    if path is None:
+        pytest.skip("There is no chromium on the PATH, and DANET_CHROMIUM names none.")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture

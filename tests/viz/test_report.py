@@ -3,6 +3,7 @@
 import math
 import re
 from base64 import b64decode
+from dataclasses import replace
 from html.parser import HTMLParser
 from io import BytesIO
 from itertools import pairwise
@@ -15,8 +16,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from danet.data.labels import LabelSpace
+from danet.viz.attention_page import AttentionView
 from danet.viz.curves import BOTTOM, HEIGHT, LINE, chart, number, round_step, spread, thin
-from danet.viz.report import AttentionPicture, ReportData, RunScores, Triple, WorstImage, curve, render, write_report
+from danet.viz.report import ReportData, RunScores, Triple, WorstImage, curve, render, write_report
 
 SPACE = LabelSpace("three", ("sky", "road & <b>kerb</b>", "tree"), ((10, 20, 250), (200, 60, 200), (0, 200, 0)))
 NASTY = "a<script>alert(1)</script>\"'&.png"
@@ -46,7 +48,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
+        if not {"style", "script"} & set(self.open):
             self.words.append(data)
 
     @property
@@ -71,7 +73,10 @@ def everything() -> ReportData:
     image = rng.integers(0, 256, (60, 800, 3), np.uint8)
     labels = np.zeros((60, 800), np.uint8)
     labels[:, 400:], labels[:20, 600:] = 1, 255
-    picture = Image.fromarray(image)
+    numbers = rng.normal(size=(8, 4)).astype(np.float32)
+    view = AttentionView(
+        NASTY, image, np.zeros_like(labels), SPACE, (2, 4), numbers, numbers, numbers[:, 0], 0.4, 0.012
+    )
     return ReportData(
         title=f"Title {NASTY}",
         labels=SPACE,
@@ -85,8 +90,8 @@ def everything() -> ReportData:
             f"FCN {NASTY}": RunScores(0.498, 0.851, {"sky": 0.848, "road & <b>kerb</b>": 0.4, "tree": None}, 0.541),
         },
         triples=[Triple(NASTY, image, labels, np.zeros_like(labels)), Triple("second", image, labels, labels)],
-        worst=[WorstImage(NASTY, 0.123, picture)],
-        attention=[AttentionPicture(picture, f"share 1.2 % {NASTY}", f"at {NASTY}")] * 3,
+        worst=[WorstImage(NASTY, 0.123, Image.fromarray(image))],
+        attention=[view] * 2,
     )
 
 
@@ -100,15 +105,19 @@ def page(text: str) -> Page:
     return Page(text)
 
 
-def test_nothing_is_loaded_and_nothing_runs(text: str, page: Page):
+def test_nothing_is_loaded_and_nothing_but_the_attention_page_runs(text: str, page: Page):
     assert not re.search(r"https?://|//[a-z]+\.|@import|url\(", text)
-    assert not {"script", "link", "iframe", "object", "base"} & {tag for tag, _ in page.tags}
+    assert not {"link", "iframe", "object", "base"} & {tag for tag, _ in page.tags}
+    assert [script["type"] for script in page.all("script")] == ["application/json"] * 2 + ["module"]
+    without = Page(render(replace(everything(), attention=[])))
+    assert not without.all("script")
+    assert "script-src" not in without.all("meta")[-1]["content"]
     assert all((image["src"] or "").startswith("data:image/") for image in page.all("img"))
     assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
 
 
 def test_what_comes_from_outside_is_escaped_everywhere(text: str, page: Page):
-    assert "<script" not in text
+    assert "<script>" not in text
     assert page.text.count(NASTY) >= 12
     assert "road &amp; &lt;b&gt;kerb" in text
     assert "<b>kerb" not in text
@@ -116,7 +125,7 @@ def test_what_comes_from_outside_is_escaped_everywhere(text: str, page: Page):
 
 
 def test_it_holds_every_picture_class_figure_and_fact(page: Page):
-    assert len(page.all("img")) == 2 * 3 + 1 + 3
+    assert len(page.all("img")) == 2 * 3 + 1 + 2
     for name in SPACE.names:
         assert name in page.text
     for figure in ("54.5", "49.8", "87.3", "81.2", "53.4", "91.2", "84.8", "12.3"):

@@ -119,9 +119,8 @@ def triple(dataset: Dataset, index: int, segmenter: Segmenter) -> Triple:
 
 def attention_views(dataset: Dataset, indices: Sequence[int], segmenter: Segmenter) -> list[AttentionView]:
     """Validation images with what their position attention follows from; none where the network has none."""
-    encodings = {index: segmenter.encode(pixels(dataset, index)) for index in indices}
+    names = [Path(dataset.items[index].name).name for index in indices]
+    encodings = [segmenter.encode(pixels(dataset, index)) for index in indices]
     return [
-        encoding.view(Path(dataset.items[index].name).name)
-        for index, encoding in encodings.items()
-        if "position" in encoding.traces
+        encoding.view(name) for name, encoding in zip(names, encodings, strict=True) if "position" in encoding.traces
     ]

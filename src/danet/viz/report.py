@@ -1,4 +1,4 @@
-"""One run, or several side by side, as a single HTML file that needs nothing else: no network, no scripts.
+"""One run, or several side by side, as a single HTML file that needs nothing else: no network, no script but its own.
 
 `ReportData` holds plain values and pictures; what is missing in it is left out of the page. The page's look is in
 report.html and report.css beside this file, the curves are in curves.py.
@@ -21,6 +21,7 @@ from PIL import Image
 
 from danet.data.labels import IGNORE_INDEX, LabelSpace
 from danet.files import written_aside
+from danet.viz.attention_page import AttentionView, figure, jpeg_uri, page_file, policy
 from danet.viz.curves import Points, chart
 
 PICTURE_WIDTH = 480
@@ -56,14 +57,6 @@ class WorstImage(NamedTuple):
     picture: Image.Image
 
 
-class AttentionPicture(NamedTuple):
-    """A map drawn by `attention_overlay` without caption lines, and its `caption`: a map never stands alone."""
-
-    picture: Image.Image
-    caption: str
-    name: str = ""
-
-
 @dataclass(frozen=True)
 class ReportData:
     """All that a report shows. `history` and `scores` are keyed by run, the run in question first; `history` holds the
@@ -79,7 +72,7 @@ class ReportData:
     scores: Mapping[str, RunScores] = field(default_factory=dict)
     triples: Sequence[Triple] = ()
     worst: Sequence[WorstImage] = ()
-    attention: Sequence[AttentionPicture] = ()
+    attention: Sequence[AttentionView] = ()
 
 
 def write_report(path: str | Path, data: ReportData) -> Path:
@@ -99,6 +92,9 @@ def render(data: ReportData) -> str:
     return environment.from_string(here.joinpath("report.html").read_text("utf-8")).render(
         data=data,
         style=Markup(here.joinpath("report.css").read_text("utf-8")),
+        policy=policy(scripted=bool(data.attention)),
+        page_file=page_file,
+        attention=[figure(view) for view in data.attention],
         runs=list(data.scores),
         headline=headline(data.scores),
         classes=class_rows(data.scores, data.labels),
@@ -205,9 +201,7 @@ def percent(share: float | None) -> str:
 
 def jpeg(picture: Image.Image) -> str:
     """The picture, at most 480 pixels wide, as a data URI."""
-    file = BytesIO()
-    _fit(picture.convert("RGB"), Image.Resampling.LANCZOS).save(file, "JPEG", quality=85, subsampling=0)
-    return f"data:image/jpeg;base64,{b64encode(file.getvalue()).decode()}"
+    return jpeg_uri(_fit(picture.convert("RGB"), Image.Resampling.LANCZOS))
 
 
 def label_png(indices: UInt8[np.ndarray, "h w"], labels: LabelSpace) -> str:

@@ -8,7 +8,7 @@ import csv
 import json
 from pathlib import Path
 
-from danet.training.gates import gates
+from danet.models.attention import gates
 from danet.training.summary import read_history, run_config
 from danet.weights.bundle import load_bundle
 

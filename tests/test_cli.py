@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image
 
 from danet.cli import main
+from danet.inference.segmenter import load
 
 
 @pytest.fixture
@@ -138,6 +140,47 @@ def test_attend_draws_each_point_with_gate_and_share(run, tiny_folder, picture, 
     assert (tmp_path / "maps" / "street-attends-to-10-20.png").exists()
 
 
+@pytest.mark.parametrize("direction", ["from", "to"])
+def test_attend_says_what_a_map_is_worth(run, tiny_folder, picture, direction):
+    arguments = ("attend", picture, "--at", "10,20", "--model", tiny_folder, "--precision", "float32")
+    code, out, err = run(*arguments, "--direction", direction, "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    encoding = load(tiny_folder, precision="float32").encode(picture)
+    (facts,), taken = found["maps"], encoding.take_away((10, 20))
+    assert found["similarity"] == pytest.approx(encoding.similarity())
+    assert facts["by_class"] == pytest.approx(encoding.by_class((10, 20), direction))
+    assert (facts["perplexity"], facts["places"]) == (pytest.approx(encoding.perplexity((10, 20))), 48)
+    assert facts["take_away"]["attention"] == pytest.approx(taken.attention)
+    for kind, probabilities in (("before", taken.before), ("after", taken.after), ("control", taken.control)):
+        best = int(probabilities.argmax())
+        assert facts["take_away"][kind]["class"] == encoding.prediction.space.names[best]
+        assert facts["take_away"][kind]["confidence"] == pytest.approx(float(probabilities[best]), abs=1e-5)
+    before, after, control = (
+        f"{best['class']} {100 * best['confidence']:.0f} %" for best in list(facts["take_away"].values())[2:]
+    )
+    (name, part), *_ = facts["by_class"].items()
+    code, out, _ = run(*arguments, "--direction", direction)
+    assert f"{'looked at by ' if direction == 'to' else ''}{100 * part:.0f} % {name}" in out
+    assert f"≈ {facts['perplexity']:.0f} of 48 places" in out
+    assert f"without the most attended 10 %: {before} → {after} (random 10 %: {control})" in out
+    assert f"maps of 48 random places resemble each other by {found['similarity']:.2f} (1: all the same)" in out
+
+
+def test_attend_writes_a_page_with_or_without_points(run, tiny_folder, picture, tmp_path):
+    code, out, err = run("attend", picture, "--model", tiny_folder, "--html", "pages/street.html")
+    assert code == 0, err
+    assert "Page: pages/street.html" in out
+    assert "position gate α = 0.50" in out
+    assert "What the pixels of street.png attend to" in (tmp_path / "pages/street.html").read_text(encoding="utf-8")
+    assert not (tmp_path / "attention").exists()
+    arguments = ("attend", picture, "--at", "10,20", "--model", tiny_folder, "--html", "two.html", "--json")
+    found = json.loads(run(*arguments)[1])
+    assert found["html"] == "two.html"
+    assert (tmp_path / "two.html").is_file()
+    assert [(tmp_path / one["path"]).is_file() for one in found["maps"]] == [True]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -168,6 +211,8 @@ def test_attend_draws_each_point_with_gate_and_share(run, tiny_folder, picture, 
             ("x/street.png", "would replace that of"),
         ),
         (("attend", "street.png", "--at", "64,0", "--model", "tiny"), ("(64, 0)", "64×48")),
+        (("attend", "street.png", "--model", "tiny"), ("--at X,Y", "--html FILE")),
+        (("attend", "street.png", "--model", "tiny", "--html", "./street.png"), ("would replace the image", "--html")),
         (("attend", "street.png", "--at", "7", "--model", "tiny"), ("'7' is no point", "120,80")),
         (("predict", "street.png", "--model", "tiny", "--device", "tpu"), ("tpu", "auto")),
         (("info", "street.png"), ("street.png is no folder",)),
@@ -248,3 +293,75 @@ def test_ctrl_c_keeps_the_last_step_and_says_how_to_go_on(own_data, tmp_path):
     )
     assert code.returncode == 2
     assert "validated no model yet" in code.stderr
+
+
+def test_ablate_compares_runs_and_does_none_twice(run, own_data, tmp_path):
+    arguments = ("ablate", tmp_path / "own.yaml", "--name", "trial", "--heads", "fcn,pam", "--seeds", "0")
+    arguments += ("--optim.steps", "2", "--vary", "optim.gate_start=0.1,data.crop=[32, 32]")
+    code, out, err = run(*arguments, "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    variants = [f"{head}{change}" for head in ("fcn", "pam") for change in ("", ",gate_start=0.1,crop=[32, 32]")]
+    assert {row["variant"] for row in found["runs"]} == set(variants)
+    assert (len(found["runs"]), found["folder"]) == (4, "runs/trial")
+    assert len(found["findings"]) == 3  # mIoU of three variants; of own data there is no context score
+    folder = tmp_path / "runs/trial"
+    assert {path.name for path in folder.iterdir() if path.is_dir()} == {f"{one}-seed-0" for one in variants}
+    assert {path.name for path in folder.glob("*.*")} >= {"ablation.csv", "ablation.md", "scores.svg", "curves.svg"}
+    assert "pam-seed-0: step 2/2" in err
+    code, out, err = run(*arguments)
+    assert code == 0
+    assert "step 2/2" not in err
+    assert "Tables and plots: runs/trial" in out
+    assert "mIoU: pam against fcn: " in out
+    assert "context" not in out
+    code, _, err = run(*arguments, "--optim.lr", "0.5")
+    assert code == 2
+    assert "was made with optim.lr 0.01, not 0.5; give the ablation another --name" in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--heads", "fcn,damet"), ("'damet'", "Did you mean danet?")),
+        (("--heads", ""), ("a head and a seed",)),
+        (("--seeds", ""), ("a head and a seed",)),
+        (("--seeds", "0,x"), ("'0,x' is no list of numbers", "0,1,2")),
+        (("--vary", "optim.gate_strat=0.1"), ("'optim.gate_strat'", "Did you mean optim.gate_start?")),
+        (("--vary", "optim.gate_start"), ("no value", "optim.gate_start=VALUE")),
+        (("--vary", "optim.gate_start=0.1,lrr=2"), ("'lrr'",)),
+        (("--vary", ""), ("there is no field ''",)),
+        (("--vary", "optim.gate_start=x"), ("optim.gate_start is 'x'",)),
+        (("--vary", "seed=3"), ("seed cannot be varied", "--seeds")),
+        (("--optim.lrr", "1"), ("Did you mean --optim.lr?",)),
+    ],
+)
+def test_wrong_ablations_are_one_line_and_train_nothing(run, tmp_path, arguments, words):
+    code, out, err = run("ablate", "demo", *arguments)
+    assert (code, out) == (2, ""), err
+    (line,) = err.strip().splitlines()
+    assert line.startswith("danet: ")
+    assert all(word in line for word in words), err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_ends_an_ablation_after_a_step(run, own_data, tmp_path):
+    folder = tmp_path / "runs/own/fcn-seed-0"
+    arguments = ("ablate", tmp_path / "own.yaml", "--heads", "fcn", "--seeds", "0", "--optim.steps", "100000")
+    metrics, deadline = folder / "metrics.jsonl", time.monotonic() + 60
+
+    def press():
+        while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    presses = threading.Thread(target=press)
+    presses.start()
+    code, out, err = run(*arguments, "--validate_every", "100000")
+    presses.join()
+    assert (code, out) == (130, ""), err
+    assert "Stopping after this step" in err
+    assert err.splitlines()[-1] == "Interrupted; everything is kept. Go on with the same command."
+    steps = len(metrics.read_text().splitlines())
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == [f"step-{steps:07d}.pt"]
+    assert not (folder / "result.json").exists()

@@ -1,5 +1,6 @@
 """What a person sees: progress with a remaining time, on a terminal and in a log."""
 
+import io
 import os
 import pty
 import re
@@ -8,8 +9,10 @@ import sys
 import time
 
 import pytest
+from rich.console import Console
 
 from danet import console
+from danet.training.comparison import HEADS, compare
 from danet.viz.text import duration
 
 SHOW = """
@@ -60,3 +63,27 @@ def test_on_a_terminal_a_bar_with_a_remaining_time():
     assert "count sheep" in text
     assert re.search(r"\d+/30 0:00:0\d 0:00:0\d woolly", text), text
     assert "[asleep] at [1/2]" in text
+
+
+def test_an_ablation_fits_a_terminal():
+    measures = ("miou", "context", "follows", "control", "position_share", "channel_share", "step_seconds", "minutes")
+    rows = [
+        {"variant": head, "head": head, "seed": seed, "alpha": 0.1 * seed, "beta": -0.125, "control_majority": 0.5}
+        | dict.fromkeys(measures, 0.25 + 0.25 * seed)
+        | {"parameters": 5_000_000, "gflops": 12.5, "peak_gigabytes": None}
+        for head in HEADS
+        for seed in (0, 1, 2)
+    ]
+    screen = Console(width=80, record=True, file=io.StringIO())
+    screen.print(console.comparison_table(compare(rows)), soft_wrap=True)
+    shown = screen.export_text().splitlines()
+    assert max(map(len, shown)) <= 80
+    assert "…" not in "".join(shown)
+    lines = [[cell.strip() for cell in re.split("[│┃]", line)[1:-1]] for line in shown if line[0] in "│┃"]
+    assert lines[0] == ["network", *HEADS]
+    assert ["PAM", "", "✓", "", "✓"] in lines
+    assert ["CAM", "", "", "✓", "✓"] in lines
+    assert ["mIoU %", *["50.0 ± 25.0"] * 4] in lines
+    (place,) = [place for place, line in enumerate(lines) if line[0] == "α"]
+    gates = " ".join(line[1] for line in lines[place : place + 2])  # too long for its column, it goes on below
+    assert gates.startswith("+0.00, +0.10, +0.20")

@@ -6,6 +6,7 @@ import argparse
 import io
 import json
 import os
+import re
 import signal
 import sys
 import traceback
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from danet.inference.encoding import Direction, Encoding
     from danet.training.loop import Event
 
+MODEL_HELP = "a run's folder, a bundle's, or a name (default: street-tiny, a toy trained on drawn streets)"
 DONE, FAILED, WRONG, PARTLY, INTERRUPTED = 0, 1, 2, 3, 130
 
 
@@ -99,15 +101,15 @@ def evaluate(options: argparse.Namespace) -> int:
     from danet.evaluation.evaluate import evaluate
     from danet.inference.segmenter import load
     from danet.training.data import context_region, open_val
+    from danet.weights.zoo import DEFAULT, find_bundle
 
-    folder, overrides = _bundle(options.model), _overrides(options)
+    name, overrides = _model(options.model), _overrides(options)
+    folder = find_bundle(name)
     run = folder.resolve().parent / "config.yaml"
     config = read_config(run if run.is_file() else None, overrides)
     segmenter = load(folder, options.device or config.device, options.precision or config.precision)
-    if not run.is_file() and "data.source" not in overrides:
-        raise InputError(
-            f"{options.model} is part of no run, so its data are unknown; give --data.source and --data.root."
-        )
+    if not run.is_file() and "data.source" not in overrides and name != DEFAULT:
+        raise InputError(f"{name} is part of no run, so its data are unknown; give --data.source and --data.root.")
     region = context_region(config)
     with Screen() as screen:
         report = evaluate(segmenter, open_val(config), options.protocol, region, screen.phase("score"))
@@ -120,7 +122,7 @@ def predict(options: argparse.Namespace) -> int:
     from danet.inference.segmenter import load
 
     outputs = _outputs([Path(path) for path in options.input], Path(options.output))
-    segmenter = load(_bundle(options.model), options.device, options.precision)
+    segmenter = load(_model(options.model), options.device, options.precision)
     done, failed = [], []
     with Screen() as screen:
         progress = screen.phase("predict")
@@ -147,12 +149,20 @@ def attend(options: argparse.Namespace) -> int:
         raise InputError(
             "danet attend needs --at X,Y, a pixel whose map to draw, or --html FILE, a page with all maps."
         )
+    if options.html and Path(options.html).resolve() == Path(options.image).resolve():
+        raise InputError(f"The page {options.html} would replace the image; choose another file with --html.")
 
+    from danet.console import Screen
     from danet.inference.segmenter import load
     from danet.viz.attention import attention_overlay, caption
 
-    encoding = load(_bundle(options.model), options.device, options.precision).encode(options.image)
-    maps = {at: _evidence(encoding, at, options.direction) for at in options.at}
+    segmenter, maps = load(_model(options.model), options.device, options.precision), {}
+    with Screen() as screen:
+        progress = screen.phase("attend")
+        encoding = segmenter.encode(options.image)
+        for number, at in enumerate(options.at, start=1):
+            maps[at] = _evidence(encoding, at, options.direction)
+            progress(number, len(options.at))
     similarity, trace, folder = encoding.similarity(), encoding.traces["position"], Path(options.output)
     gate, share, places = trace.gate, trace.share.item(), trace.grid[0] * trace.grid[1]
     words, lines = caption(gate, share), []
@@ -183,10 +193,15 @@ def ablate(options: argparse.Namespace) -> int:
     from danet.training.ablation import ablate, plan, write_comparison
 
     runs = plan(options.recipe, _overrides(options), options.heads, options.seeds, options.vary)
-    folder = Path("runs") / Path(runs[0].name).parts[0]
-    with Screen() as screen:
+    folder = (Path("runs") / runs[0].name).parent
+    with Screen() as screen, Interrupt(screen.say) as interrupt:
         screen.say(f"{folder}: {len(runs)} runs of {runs[0].optim.steps} steps; what is done there is not done again.")
-        rows = ablate(runs, screen.watch, screen.phase)
+        rows = ablate(
+            runs, lambda name, events, steps: screen.watch(name, interrupt.until(events), steps), screen.phase
+        )
+        if interrupt.came:
+            screen.say("Interrupted; everything is kept. Go on with the same command.")
+            return INTERRUPTED
     comparison = write_comparison(folder, rows)
     found = {"folder": str(folder), "runs": rows, "findings": comparison.findings}
     return _finish(options, found, comparison_table(comparison), *comparison.findings, f"Tables and plots: {folder}")
@@ -195,8 +210,9 @@ def ablate(options: argparse.Namespace) -> int:
 def info(options: argparse.Namespace) -> int:
     """Tell what models and runs are: architecture, classes, scores, gates, where they come from."""
     from danet.inference.device import choose_device, choose_precision
-    from danet.training.gates import gates
+    from danet.models.attention import gates
     from danet.weights.bundle import load_bundle
+    from danet.weights.zoo import find_bundle
 
     if not options.model:
         device = choose_device()
@@ -204,7 +220,7 @@ def info(options: argparse.Namespace) -> int:
         return _finish(options, facts | {"recipes": recipes()}, *_lines(facts | {"recipes": ", ".join(recipes())}))
     found = {}
     for path in options.model:
-        bundle = load_bundle(_bundle(path))
+        bundle = load_bundle(find_bundle(path))
         found[path] = {
             "model": bundle.model_config.model_dump(mode="json", exclude_defaults=True),
             "parameters": sum(parameter.numel() for parameter in bundle.model.parameters()),
@@ -289,13 +305,13 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     _add_fields(one, RunConfig, "")
     one = command(evaluate)
-    one.add_argument("model", metavar="RUN-OR-MODEL", help="a run's folder or a bundle's")
+    one.add_argument("model", nargs="?", metavar="RUN-OR-MODEL", help=MODEL_HELP)
     one.add_argument("--protocol", default="whole", help="whole (default) or whole-original")
     _add_device(one, None)
     _add_fields(one, DataConfig, "data.")
     one = command(predict)
     one.add_argument("input", nargs="+", metavar="INPUT", help="an image, or a folder of images")
-    one.add_argument("--model", required=True, help="a run's folder or a bundle's")
+    one.add_argument("--model", metavar="RUN-OR-MODEL", help=MODEL_HELP)
     one.add_argument(
         "-o", "--output", default="predictions", metavar="DIR", help="where to write (default: predictions)"
     )
@@ -307,7 +323,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     one.add_argument(
         "--direction", choices=("from", "to"), default="from", help="what it gathers from, or what gathers from it"
     )
-    one.add_argument("--model", required=True, help="a run's folder or a bundle's")
+    one.add_argument("--model", metavar="RUN-OR-MODEL", help=MODEL_HELP)
     one.add_argument("-o", "--output", default="attention", metavar="DIR", help="where to write (default: attention)")
     _add_device(one)
     one = command(info)
@@ -342,12 +358,17 @@ def _overrides(options: argparse.Namespace) -> dict[str, str]:
     return {name: value for name, value in vars(options).items() if name in known and name.startswith(prefix)}
 
 
-def _bundle(path: str) -> Path:
-    """The bundle that a run's folder or a bundle's names."""
-    run = Path(path)
-    if (run / "config.yaml").is_file() and not (run / "best").is_dir():
-        raise InputError(f"The run {path} has validated no model yet; go on with: danet train --resume {path}")
-    return run / "best" if (run / "best").is_dir() else run
+def _model(name: str | None) -> str:
+    """The model that was named, or the one that comes with the package, which says what it is."""
+    from danet.weights.zoo import DEFAULT
+
+    if name is None:
+        print(
+            f"No model was named: this is {DEFAULT}, a toy trained on drawn streets alone; it shows what attention "
+            "does, and knows no photographs.",
+            file=sys.stderr,
+        )
+    return name or DEFAULT
 
 
 def _outputs(inputs: Sequence[Path], output: Path) -> dict[Path, tuple[Path, str]]:
@@ -437,7 +458,8 @@ def _numbers(text: str) -> list[int]:
 
 def _variation(text: str) -> dict[str, str]:
     """`optim.gate_start=0.1,optim.gate_sign=positive` as fields and values."""
-    found = dict(part.partition("=")[::2] for part in _list(text))
+    parts = re.split(r",(?=[^,\]]*=)", text)  # at no comma within a value such as [240, 320]
+    found = {field.strip(): value.strip() for field, _, value in (part.partition("=") for part in parts)}
     known = list(fields(RunConfig))
     for field, value in found.items():
         if field not in known:

@@ -113,12 +113,14 @@ def score_table(reports: dict[str, Report]) -> Table:
 
 
 def comparison_table(comparison: Comparison) -> Table:
-    """An ablation's variants, a line each."""
+    """An ablation's measures, a line each, and its variants, a column each: a terminal is too narrow the other way."""
     table = Table()
-    for heading in comparison.headings:
-        table.add_column(heading, justify="left" if heading == "network" else "right")
-    for line in comparison.lines:
-        table.add_row(*line)
+    (heading, *variants), *measures = zip(comparison.headings, *comparison.lines, strict=True)
+    table.add_column(heading)
+    for variant in variants:
+        table.add_column(variant, justify="right", overflow="fold")
+    for measure in measures:
+        table.add_row(*measure)
     return table
 
 

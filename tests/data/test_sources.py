@@ -157,3 +157,34 @@ def test_scenes_as_samples():
     assert len(open_source("scenes", "val", count=3)[0]) == 1
     with pytest.raises(InputError, match="no split 'test'"):
         scenes("test", 1, 48, 64)
+
+
+def test_twins_and_control_show_the_streets_of_val():
+    for seed in (0, 1):
+        val, twins, control = (
+            [item.load() for item in scenes(split, 4, 48, 64, seed)[0]] for split in ("val", "twins", "control")
+        )
+        for (image, labels), (twin, twin_labels), (bare, bare_labels) in zip(val, twins, control, strict=True):
+            ground, exchanged = np.isin(labels, (3, 4)), (labels != twin_labels) & (labels + twin_labels == 7)
+            assert exchanged[ground].mean() > 0.9
+            assert np.isin(labels, (2, 5, 6, 8, 9, 10)).any()
+            assert not np.isin(bare_labels, (2, 5, 6, 8, 9, 10)).any()
+            assert np.array_equal(bare_labels[ground], labels[ground])
+            for other in (twin, bare):
+                assert np.isclose(image[ground], other[ground], atol=1).all(axis=1).mean() > 0.6
+
+
+def test_twins_and_control_are_sources_like_the_others():
+    names = set()
+    for split in ("val", "twins", "control"):
+        items, labels = open_source("scenes", split, count=15, size=(48, 64))
+        again = pickle.loads(pickle.dumps(items[2])).load()
+        assert all(np.array_equal(first, second) for first, second in zip(again, items[2].load(), strict=True))
+        assert (len(items), labels.name) == (3, "scenes")
+        names |= {item.name for item in items}
+    assert len(names) == 9
+    assert "scenes (twins) seed 1 index 2" in names
+    with pytest.raises(InputError, match=r"no split 'xyz'\. Known: train, val, twins, control"):
+        scenes("xyz", 1, 48, 64)
+    with pytest.raises(InputError, match=r"no split 'twin'\. Did you mean twins"):
+        scenes("twin", 1, 48, 64)

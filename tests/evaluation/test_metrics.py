@@ -60,3 +60,13 @@ def test_miou_agrees_with_torchmetrics_where_all_classes_occur():
 def test_values_outside_the_classes_are_refused(prediction, truth, words):
     with pytest.raises(ValueError, match=words):
         confusion_matrix(prediction, truth, K)
+
+
+@given(TRUTH)
+def test_the_majority_is_what_always_saying_the_commonest_class_gets(truth):
+    counted = truth[truth != IGNORE_INDEX]
+    commonest = np.bincount(counted, minlength=K).argmax().astype(np.uint8)
+    always = Scores(tuple("abcd"), confusion_matrix(np.full_like(truth, commonest), truth, K))
+    assert always.majority == always.pixel_accuracy
+    other = Scores(tuple("abcd"), confusion_matrix(np.full_like(truth, (commonest + 1) % K), truth, K))
+    assert other.majority == always.majority  # whatever is predicted

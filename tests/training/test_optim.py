@@ -25,6 +25,21 @@ def test_every_parameter_has_its_rate_and_decay(optimizer):
     assert named["auxiliary.classifier.weight"] == (pytest.approx(0.1), 0.01)
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_gates_decay_only_where_they_are_asked_to(optimizer):
+    """With no gradient but 0, a step changes a gate by its decay alone."""
+    model = create_model("danet", "resnet18", 3, out_indices=(1,), channels=8)
+    moved = {}
+    for decay in (0.0, 0.4):
+        torch.nn.init.ones_(model.head.position.gate)
+        steps = create_optimizer(model, OptimConfig(optimizer=optimizer, lr=0.1, gate_factor=1, gate_decay=decay))
+        model.head.position.gate.grad = torch.zeros(1)
+        steps.step()
+        moved[decay] = model.head.position.gate.item()
+    assert moved == {0.0: 1.0, 0.4: pytest.approx(0.96)}
+    assert OptimConfig().gate_decay == 0
+
+
 def test_the_schedule_is_warm_up_and_poly():
     config = OptimConfig(lr=2.0, steps=100, power=0.9, warmup=4)
     rates = [learning_rate(step, config) for step in range(101)]

@@ -48,9 +48,9 @@ class Scene(NamedTuple):
         return far_from_things(self.labels)
 
 
-def far_from_things(labels: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """H×W: road and pavement more than 40 pixels (in 192 rows; in proportion at other heights) from any thing."""
-    (height, width), radius = labels.shape, labels.shape[0] * 40 / 192
+def far_from_things(labels: NDArray[np.uint8], distance: float = 40) -> NDArray[np.bool_]:
+    """H×W: road and pavement farther than `distance` pixels (in 192 rows; else in proportion) from any thing."""
+    (height, width), radius = labels.shape, labels.shape[0] * distance / 192
     thing, row = np.isin(labels, THINGS), np.arange(height)[:, None]
     above = row - np.maximum.accumulate(np.where(thing, row, -2 * height))
     below = np.minimum.accumulate(np.where(thing, row, 3 * height)[::-1])[::-1] - row

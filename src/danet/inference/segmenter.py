@@ -29,6 +29,7 @@ from danet.inference.prediction import Prediction
 from danet.models.layers import resize
 from danet.models.segmentation import SegmentationModel
 from danet.weights.bundle import load_bundle
+from danet.weights.zoo import find_bundle
 
 ImageLike: TypeAlias = str | Path | Image.Image | np.ndarray
 
@@ -112,9 +113,12 @@ class Segmenter:
             self.model.train(training)
 
 
-def load(folder: str | Path, device: str = "auto", precision: str = "auto") -> Segmenter:
-    """A Segmenter from a bundle's folder; raises InputError for a missing, altered or foreign file."""
-    bundle = load_bundle(folder)
+def load(model: str | Path, device: str = "auto", precision: str = "auto") -> Segmenter:
+    """A Segmenter from a run's folder, a bundle's, or the name of a model that comes with the package ("street-tiny").
+
+    Raises InputError for a missing, altered or foreign file.
+    """
+    bundle = load_bundle(find_bundle(model))
     return Segmenter(bundle.model, bundle.labels, bundle.preprocess, device, precision)
 
 

@@ -4,6 +4,7 @@ Each adds what it gathers to its input through a gate that starts at 0, so a fre
 in danet.ops; parameters correspond to the authors' `PAM_Module` and `CAM_Module`.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -118,3 +119,17 @@ def trace(
     share = energy / features.float().flatten(1).norm(dim=1).clamp_min(1e-12)
     height, width = features.shape[-2:]
     return BranchTrace(gate.item(), share.detach(), (height, width), features)
+
+
+def gates(model: nn.Module) -> dict[str, float]:
+    """The gates α ("position") and β ("channel") of a model's attention modules."""
+    return {branch: module.gate.item() for branch, module in attention_modules(model)}
+
+
+def attention_modules(model: nn.Module) -> Iterator[tuple[str, PositionAttention | ChannelAttention]]:
+    """A model's attention modules, with the names of their branches."""
+    for module in model.modules():
+        if isinstance(module, PositionAttention):
+            yield "position", module
+        elif isinstance(module, ChannelAttention):
+            yield "channel", module

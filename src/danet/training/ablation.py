@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from danet.config import ModelConfig, RunConfig, read_config
+from danet.config import ModelConfig, RunConfig, nearest, read_config
 from danet.data.dataset import Dataset
 from danet.data.parallel import Progress
 from danet.data.sources import open_source
@@ -28,10 +28,10 @@ from danet.evaluation.context import ContextScores, context_scores
 from danet.files import written_aside
 from danet.inference.device import choose_device
 from danet.inference.segmenter import Segmenter
+from danet.models.attention import gates
 from danet.models.segmentation import build_model
-from danet.training.comparison import COMPARED, Comparison, by_variant, compare
+from danet.training.comparison import COMPARED, HEADS, Comparison, by_variant, compare
 from danet.training.data import RunData, absolute_root, open_data
-from danet.training.gates import gates
 from danet.training.loop import Event, train
 from danet.training.optim import create_optimizer
 from danet.training.provenance import describe_run, peak_memory, reset_peak_memory
@@ -41,7 +41,8 @@ from danet.viz.ablation import draw_curves, draw_scores
 from danet.viz.curves import Points
 from danet.viz.report import curve
 
-Watch = Callable[[str, Iterable[Event], int], None]
+Watch = Callable[[str, Generator[Event, None, None], int], None]
+OWN_OPTIONS = {"name": "--name", "seed": "--seeds", "model.head": "--heads"}
 
 
 def plan(
@@ -53,8 +54,17 @@ def plan(
 ) -> list[RunConfig]:
     """The runs of an ablation: each head as the recipe has it, and once more for each variation of its fields.
 
-    Seed by seed, so that what is there after an interruption can be compared. Raises InputError as `read_config` does.
+    Seed by seed, so that what is there after an interruption can be compared. Raises InputError as `read_config` does,
+    for no heads or seeds, an unknown head, and a variation of what names a run.
     """
+    if not heads or not seeds:
+        raise InputError("An ablation needs a head and a seed at least, such as --heads fcn,danet --seeds 0,1,2.")
+    for head in heads:
+        if head not in HEADS:
+            raise InputError(f"There is no head {head!r}. {nearest(head, list(HEADS))}")
+    fixed = {field for field in overrides if field != "name"}.union(*variations)
+    for field in sorted(fixed & OWN_OPTIONS.keys()):
+        raise InputError(f"{field} cannot be set here, as it names a run; give {OWN_OPTIONS[field]} instead.")
     base = read_config(recipe, overrides)
     runs = []
     for seed in seeds:
@@ -69,7 +79,8 @@ def plan(
 
 def variant_name(head: str, variation: dict[str, str]) -> str:
     """A variant's name: its head, and the fields in which it differs."""
-    return ",".join([head, *(f"{field.rpartition('.')[2]}={value}" for field, value in variation.items())])
+    changes = (f"{field.rpartition('.')[2]}={value}" for field, value in variation.items())
+    return ",".join([head, *changes]).replace("/", "-")  # it names a folder
 
 
 def ablate(
@@ -80,24 +91,28 @@ def ablate(
 ) -> list[dict[str, Any]]:
     """Do the runs that are not done yet, and return the rows of all that are done under the same name.
 
-    watch: consumes a run's events, given its name and number of steps. Raises InputError where a run of that name was
-    made with other settings.
+    watch: consumes a run's events, given its name and number of steps; one that leaves early ends the ablation there.
+    Raises InputError, before anything is trained, where a run of that name was made with other settings.
     """
+    for config in plan:
+        refuse_other_settings(runs / config.name, config)
     data: RunData | None = None
     opened: Any = None
     for config in plan:
         folder = runs / config.name
-        refuse_other_settings(folder, config)
         if (folder / "result.json").is_file():
             continue
-        if (config.data, config.seed) != opened:
-            data, opened = open_data(config), (config.data, config.seed)
+        asked = (config.data, config.preprocess, config.seed)
+        if asked != opened:
+            data, opened = open_data(config), asked
         assert data is not None
         own = replace(data, model=config.model.model_copy(update={"num_classes": data.labels.num_classes}))
         row = run(config, own, runs, watch, progress)
+        if row is None:
+            break
         with written_aside(folder / "result.json") as aside:
             aside.write_text(json.dumps(row, indent=2, ensure_ascii=False), encoding="utf-8")
-    return results(runs / Path(plan[0].name).parts[0])
+    return results((runs / plan[0].name).parent)
 
 
 def results(folder: Path) -> list[dict[str, Any]]:
@@ -107,18 +122,26 @@ def results(folder: Path) -> list[dict[str, Any]]:
 
 def run(
     config: RunConfig, data: RunData, runs: Path, watch: Watch, progress: Callable[[str], Progress]
-) -> dict[str, Any]:
-    """One run to its end, and its row: what it is, scores, gates, shares, cost, and where it comes from."""
+) -> dict[str, Any] | None:
+    """One run to its end, and its row: what it is, scores, gates, shares, cost, and where it comes from.
+
+    None where `watch` left it before its end.
+    """
     folder = runs / config.name
     if folder.exists() and not checkpoints(folder / "checkpoints"):
         shutil.rmtree(folder)  # interrupted before there was anything to go on from
+    if folder.exists():  # in the precision that "auto" came to
+        config = config.model_copy(update={"precision": run_config(folder).precision})
     device = choose_device(config.device)
     reset_peak_memory(device)
     events = train(config, resume=folder.exists(), runs=runs, data=data, progress=progress)
     watch(Path(config.name).name, events, config.optim.steps)
+    events.close()  # where it was left, its last step is kept
     memory = peak_memory(device)
     history = read_history(folder)
-    scored = [record for record in history if record["event"] == "validated"][-1]
+    scored = next((record for record in reversed(history) if record["event"] == "validated"), None)
+    if scored is None or scored["step"] < config.optim.steps:
+        return None
     segmenter = last_segmenter(config, data, folder)
     context = scene_scores(segmenter, config, data, progress) if config.data.source == "scenes" else None
     ends = [record["seconds"] for record in history if record["event"] == "step"]
@@ -148,7 +171,7 @@ def run(
 
 def last_segmenter(config: RunConfig, data: RunData, folder: Path) -> Segmenter:
     """The model as the run's last step left it."""
-    model = build_model(data.model)
+    model = build_model(data.model.model_copy(update={"pretrained": False}))
     average = moving_average(model, config.optim.ema)
     load_checkpoint(folder / "checkpoints", model, average, create_optimizer(model, config.optim))
     kept: Any = model if average is None else average.module
@@ -191,17 +214,17 @@ def refuse_other_settings(folder: Path, config: RunConfig) -> None:
         return
 
     def settings(one: RunConfig) -> dict[str, Any]:
-        # Resolved by the run itself: the number of classes, and the precision that "auto" came to.
-        resolved = {"name": True, "precision": True, "model": {"num_classes"}}
-        found = absolute_root(one).model_dump(mode="json", exclude=resolved)
+        found = absolute_root(one).model_dump(mode="json", exclude={"model": {"num_classes"}})  # the data tell it
         return {
             f"{section}.{field}": value
             for section, values in found.items()
             if isinstance(values, dict)
             for field, value in values.items()
-        } | {"seed": one.seed}
+        } | {"seed": one.seed, "precision": one.precision}
 
     there, asked = settings(run_config(folder)), settings(config)
+    if config.precision == "auto":
+        asked.pop("precision")  # whatever it came to
     for field, value in asked.items():
         if there[field] != value:
             raise InputError(

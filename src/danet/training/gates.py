@@ -6,15 +6,13 @@ was tried, and why the defaults are what they are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import nn
 
 from danet.config import OptimConfig
 from danet.data.dataset import Dataset
 from danet.inference.segmenter import Segmenter
-from danet.models.attention import ChannelAttention, PositionAttention
+from danet.models.attention import PositionAttention, attention_modules
 
 SHARE_IMAGES = 8
 """So many images tell how much comes through a branch."""
@@ -40,11 +38,6 @@ def keep_sign(model: nn.Module, config: OptimConfig) -> None:
             module.gate.clamp_(min=0)
 
 
-def gates(model: nn.Module) -> dict[str, float]:
-    """The gates α ("position") and β ("channel") of a model's attention modules."""
-    return {branch: module.gate.item() for branch, module in attention_modules(model)}
-
-
 def branch_shares(segmenter: Segmenter, dataset: Dataset) -> dict[str, float]:
     """Each branch's share ‖gate · E‖ / ‖A‖, the mean over eight images of `dataset`, or all if it has fewer."""
     count = min(SHARE_IMAGES, len(dataset))
@@ -54,12 +47,3 @@ def branch_shares(segmenter: Segmenter, dataset: Dataset) -> dict[str, float]:
         for branch, trace in segmenter.encode(image.permute(1, 2, 0).numpy()).traces.items():
             found[branch].append(trace.share.item())
     return {branch: sum(shares) / count for branch, shares in found.items()}
-
-
-def attention_modules(model: nn.Module) -> Iterator[tuple[str, PositionAttention | ChannelAttention]]:
-    """A model's attention modules, with the names of their branches."""
-    for module in model.modules():
-        if isinstance(module, PositionAttention):
-            yield "position", module
-        elif isinstance(module, ChannelAttention):
-            yield "channel", module

@@ -26,9 +26,10 @@ from danet.evaluation.evaluate import Report, evaluate
 from danet.files import written_aside
 from danet.inference.device import autocast, choose_device, choose_precision
 from danet.inference.segmenter import Segmenter
+from danet.models.attention import gates
 from danet.models.segmentation import build_model
 from danet.training.data import RunData, absolute_root, batches, context_region, open_data, read_data
-from danet.training.gates import branch_shares, gates, keep_sign, start_attention
+from danet.training.gates import branch_shares, keep_sign, start_attention
 from danet.training.losses import enet_weights, segmentation_losses
 from danet.training.optim import create_optimizer, learning_rate, set_learning_rate
 from danet.training.provenance import describe_run

@@ -5,6 +5,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -61,18 +62,19 @@ def reset_peak_memory(device: torch.device) -> None:
     """Let `peak_memory` start anew, where the system can."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    elif PROCESS.is_dir():
-        (PROCESS / "clear_refs").write_text("5")
+    else:
+        with suppress(OSError):  # no such file, or it may not be written: then the peak is that since the start
+            (PROCESS / "clear_refs").write_text("5")
 
 
 def peak_memory(device: torch.device) -> int | None:
     """The largest memory in bytes since `reset_peak_memory`: the device's, or this process's; None if unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    if not PROCESS.is_dir():
-        return None
-    lines = (PROCESS / "status").read_text(encoding="utf-8").splitlines()
-    return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+    status = PROCESS / "status"
+    lines = status.read_text(encoding="utf-8").splitlines() if status.is_file() else []
+    peak = next((line for line in lines if line.startswith("VmHWM")), None)
+    return None if peak is None else 1024 * int(peak.split()[1])
 
 
 def _processor() -> str:

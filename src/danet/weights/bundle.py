@@ -19,9 +19,11 @@ from safetensors.torch import load_file, save_file
 from danet.config import ModelConfig, Preprocess, Section, validate
 from danet.data.labels import LabelSpace
 from danet.errors import InputError
+from danet.models.attention import gates
 from danet.models.segmentation import SegmentationModel, build_model
 
 FORMAT = 1
+SIGNS = {"position": "position α", "channel": "channel β"}
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 
 
@@ -167,7 +169,8 @@ def _card(bundle: Bundle) -> str:
         "```",
         "",
     ]
-    for title, facts in (("Scores", bundle.scores), ("Where it comes from", bundle.provenance)):
+    opened = {SIGNS[branch]: f"{gate:.3f}" for branch, gate in gates(bundle.model).items()}
+    for title, facts in (("Scores", bundle.scores), ("Gates", opened), ("Where it comes from", bundle.provenance)):
         if facts:
             lines += [f"## {title}", "", *(f"- {name}: {value}" for name, value in facts.items()), ""]
     return "\n".join(lines)

@@ -1,0 +1,90 @@
+"""How often ground is named rightly, by its distance from the nearest thing: where a network's sight ends, it shows.
+
+python benchmarks/distance.py runs/ABLATION [--out results/distance.csv] [--svg docs/distance.svg]
+"""
+
+import argparse
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from danet.data.dataset import Dataset
+from danet.data.labels import IGNORE_INDEX
+from danet.data.scenes import PAVEMENT, ROAD, far_from_things
+from danet.data.sources import scenes
+from danet.inference.segmenter import Segmenter
+from danet.training.ablation import last_segmenter, results
+from danet.training.data import open_data
+from danet.training.provenance import commit, hardware
+from danet.training.summary import run_config
+from danet.viz.ablation import draw_curves
+
+EDGES = (0, 10, 20, 30, 40, 50, 60, 70, 80, 100)
+"""Pixels, at 192 rows; the last band is open."""
+
+
+def bands(labels: np.ndarray) -> list[np.ndarray]:
+    """H×W masks of road and pavement by the distance from the nearest thing, a band between two edges each."""
+    beyond = [far_from_things(labels, edge) for edge in EDGES]
+    return [inner & ~outer for inner, outer in zip(beyond, [*beyond[1:], np.zeros_like(beyond[0])], strict=True)]
+
+
+def by_distance(segmenter: Segmenter, dataset: Dataset) -> tuple[list[float], list[float], list[int]]:
+    """Of each band: the accuracy, the share of the commoner class, the pixels."""
+    right, counts = np.zeros(len(EDGES), int), np.zeros((len(EDGES), IGNORE_INDEX + 1), int)
+    for index in range(len(dataset)):
+        image, truth, _ = dataset[index]
+        labels = segmenter.predict(image.permute(1, 2, 0).numpy()).labels
+        for band, mask in enumerate(bands(truth.numpy())):
+            right[band] += (labels == truth.numpy())[mask].sum()
+            counts[band] += np.bincount(truth.numpy()[mask], minlength=IGNORE_INDEX + 1)
+    total = counts.sum(1)
+    majority = np.maximum(counts[:, ROAD], counts[:, PAVEMENT]) / total
+    return (right / total).tolist(), majority.tolist(), total.tolist()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("results/distance.csv"))
+    parser.add_argument("--svg", type=Path, default=Path("docs/distance.svg"))
+    options = parser.parse_args()
+    rows, curves = [], {}
+    for result in results(options.folder):
+        run = options.folder / f"{result['variant']}-seed-{result['seed']}"
+        config = run_config(run)
+        segmenter = last_segmenter(config, open_data(config), run)
+        val = Dataset(*scenes("val", min(100, config.data.count // 5), *config.data.size))
+        accuracy, majority, pixels = by_distance(segmenter, val)
+        curves.setdefault(result["variant"], []).append(
+            [(edge, 100 * a) for edge, a in zip(EDGES, accuracy, strict=True)]
+        )
+        curves["majority"] = [[(edge, 100 * share) for edge, share in zip(EDGES, majority, strict=True)]]
+        rows += [
+            {
+                "variant": result["variant"],
+                "seed": result["seed"],
+                "steps": result["steps"],
+                "farther_than": edge,
+                "accuracy": round(a, 4),
+                "majority": round(m, 4),
+                "pixels": n,
+                "command": f"python benchmarks/distance.py {options.folder}",
+                "commit": commit(),
+                "hardware": hardware(segmenter.device),
+                "date": result["date"],
+            }
+            for edge, a, m, n in zip(EDGES, accuracy, majority, pixels, strict=True)
+        ]
+        print(result["variant"], result["seed"], [round(100 * a, 1) for a in accuracy])
+    with options.out.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    title = "road and pavement named rightly, %, by the distance in pixels from the nearest thing"
+    draw_curves(options.svg, {title: curves})
+
+
+if __name__ == "__main__":
+    main()

@@ -12,7 +12,6 @@ import numpy as np
 from danet.data.dataset import Dataset
 from danet.data.labels import IGNORE_INDEX
 from danet.data.scenes import PAVEMENT, ROAD, far_from_things
-from danet.data.sources import scenes
 from danet.inference.segmenter import Segmenter
 from danet.training.ablation import last_segmenter, results
 from danet.training.data import open_data
@@ -39,7 +38,7 @@ def by_distance(segmenter: Segmenter, dataset: Dataset) -> tuple[list[float], li
         for band, mask in enumerate(bands(truth.numpy())):
             right[band] += (labels == truth.numpy())[mask].sum()
             counts[band] += np.bincount(truth.numpy()[mask], minlength=IGNORE_INDEX + 1)
-    total = counts.sum(1)
+    total = counts.sum(1).clip(1)
     majority = np.maximum(counts[:, ROAD], counts[:, PAVEMENT]) / total
     return (right / total).tolist(), majority.tolist(), total.tolist()
 
@@ -54,9 +53,9 @@ def main() -> None:
     for result in results(options.folder):
         run = options.folder / f"{result['variant']}-seed-{result['seed']}"
         config = run_config(run)
-        segmenter = last_segmenter(config, open_data(config), run)
-        val = Dataset(*scenes("val", min(100, config.data.count // 5), *config.data.size))
-        accuracy, majority, pixels = by_distance(segmenter, val)
+        data = open_data(config)
+        segmenter = last_segmenter(config, data, run)
+        accuracy, majority, pixels = by_distance(segmenter, data.val)
         curves.setdefault(result["variant"], []).append(
             [(edge, 100 * a) for edge, a in zip(EDGES, accuracy, strict=True)]
         )
@@ -78,6 +77,8 @@ def main() -> None:
             for edge, a, m, n in zip(EDGES, accuracy, majority, pixels, strict=True)
         ]
         print(result["variant"], result["seed"], [round(100 * a, 1) for a in accuracy])
+    if not rows:
+        raise SystemExit(f"{options.folder} holds no run that is done.")
     with options.out.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()

@@ -1,6 +1,6 @@
 """A street and its twin, where the roles of road and pavement are exchanged: the same point's map in both.
 
-    python examples/twins.py docs/twins.png
+    python examples/twins.py [docs/twins.png [MODEL]]      the model needs position attention
 
 Both are paved alike; what stands on the strips tells which is which, and the map shows where the network looked.
 """
@@ -19,7 +19,7 @@ from danet.viz.text import GROUND
 INDEX = 5
 
 
-def main(path: str, model: str = "street-tiny") -> None:
+def main(path: str = "docs/twins.png", model: str | None = None) -> None:
     segmenter = danet.load(model)
     street, twin = (scene(3, INDEX, twin=twin) for twin in (False, True))  # seed 3: never trained or validated on
     places = np.argwhere(street.far & twin.far & (street.labels != twin.labels))

@@ -332,7 +332,7 @@ def test_ablate_compares_runs_and_does_none_twice(run, own_data, tmp_path):
         (("--vary", "optim.gate_start=0.1,lrr=2"), ("'lrr'",)),
         (("--vary", ""), ("there is no field ''",)),
         (("--vary", "optim.gate_start=x"), ("optim.gate_start is 'x'",)),
-        (("--vary", "seed=3"), ("seed cannot be varied", "--seeds")),
+        (("--vary", "seed=3"), ("seed cannot be set here", "--seeds")),
         (("--optim.lrr", "1"), ("Did you mean --optim.lr?",)),
     ],
 )

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from danet import __version__
-from danet.config import DataConfig, RunConfig, fields, nearest, read_config, recipes
+from danet.config import HEADS, DataConfig, RunConfig, fields, nearest, read_config, recipes
 from danet.errors import InputError
 from danet.files import written_aside
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from danet.training.loop import Event
 
 MODEL_HELP = "a run's folder, a bundle's, or a name (default: street-tiny, a toy trained on drawn streets)"
+TAKEN = 0.1
+"""The share of places that `attend` takes away, to see whether the prediction hangs on them."""
 DONE, FAILED, WRONG, PARTLY, INTERRUPTED = 0, 1, 2, 3, 130
 
 
@@ -101,14 +103,14 @@ def evaluate(options: argparse.Namespace) -> int:
     from danet.evaluation.evaluate import evaluate
     from danet.inference.segmenter import load
     from danet.training.data import context_region, open_val
-    from danet.weights.zoo import DEFAULT, find_bundle
+    from danet.weights.zoo import find_bundle
 
     name, overrides = _model(options.model), _overrides(options)
     folder = find_bundle(name)
     run = folder.resolve().parent / "config.yaml"
     config = read_config(run if run.is_file() else None, overrides)
     segmenter = load(folder, options.device or config.device, options.precision or config.precision)
-    if not run.is_file() and "data.source" not in overrides and name != DEFAULT:
+    if not run.is_file() and "data.source" not in overrides and name is not None:
         raise InputError(f"{name} is part of no run, so its data are unknown; give --data.source and --data.root.")
     region = context_region(config)
     with Screen() as screen:
@@ -151,6 +153,8 @@ def attend(options: argparse.Namespace) -> int:
         )
     if options.html and Path(options.html).resolve() == Path(options.image).resolve():
         raise InputError(f"The page {options.html} would replace the image; choose another file with --html.")
+    if options.html and Path(options.html).is_dir():
+        raise InputError(f"{options.html} is a folder; give --html a file, such as {Path(options.html) / 'page.html'}.")
 
     from danet.console import Screen
     from danet.inference.segmenter import load
@@ -180,7 +184,7 @@ def attend(options: argparse.Namespace) -> int:
         words,
         f"maps of {min(64, places)} random places resemble each other by {similarity:.2f} (1: all the same)",
     ]
-    found = {"maps": list(maps.values()), "similarity": similarity}
+    found = {"maps": list(maps.values()), "gate": gate, "share": share, "similarity": similarity}
     if options.html:
         found["html"] = str(encoding.save_html(options.html, Path(options.image).name))
         lines.append(f"Page: {options.html}")
@@ -196,15 +200,18 @@ def ablate(options: argparse.Namespace) -> int:
     folder = (Path("runs") / runs[0].name).parent
     with Screen() as screen, Interrupt(screen.say) as interrupt:
         screen.say(f"{folder}: {len(runs)} runs of {runs[0].optim.steps} steps; what is done there is not done again.")
-        rows = ablate(
+        rows, failed = ablate(
             runs, lambda name, events, steps: screen.watch(name, interrupt.until(events), steps), screen.phase
         )
         if interrupt.came:
             screen.say("Interrupted; everything is kept. Go on with the same command.")
             return INTERRUPTED
+        for name, error in failed.items():
+            screen.say(f"Failed: {name}: {error}")
     comparison = write_comparison(folder, rows)
-    found = {"folder": str(folder), "runs": rows, "findings": comparison.findings}
-    return _finish(options, found, comparison_table(comparison), *comparison.findings, f"Tables and plots: {folder}")
+    found = {"folder": str(folder), "runs": rows, "failed": failed, "findings": comparison.findings}
+    _finish(options, found, comparison_table(comparison), *comparison.findings, f"Tables and plots: {folder}")
+    return PARTLY if failed else DONE
 
 
 def info(options: argparse.Namespace) -> int:
@@ -291,9 +298,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     _add_fields(one, RunConfig, "")
     one = command(ablate)
     one.add_argument("recipe", nargs="?", metavar="RECIPE", help=f"a YAML file, or one of: {', '.join(recipes())}")
-    one.add_argument(
-        "--heads", type=_list, default=["fcn", "pam", "cam", "danet"], metavar="A,B", help="(default: all four)"
-    )
+    one.add_argument("--heads", type=_list, default=list(HEADS), metavar="A,B", help="(default: all four)")
     one.add_argument("--seeds", type=_numbers, default=[0, 1, 2], metavar="S,T", help="(default: 0,1,2)")
     one.add_argument(
         "--vary",
@@ -358,17 +363,15 @@ def _overrides(options: argparse.Namespace) -> dict[str, str]:
     return {name: value for name, value in vars(options).items() if name in known and name.startswith(prefix)}
 
 
-def _model(name: str | None) -> str:
-    """The model that was named, or the one that comes with the package, which says what it is."""
-    from danet.weights.zoo import DEFAULT
-
+def _model(name: str | None) -> str | None:
+    """The model that was named; none stands for the one that comes with the package, which says what it is."""
     if name is None:
         print(
-            f"No model was named: this is {DEFAULT}, a toy trained on drawn streets alone; it shows what attention "
+            "No model was named: this is street-tiny, a toy trained on drawn streets alone; it shows what attention "
             "does, and knows no photographs.",
             file=sys.stderr,
         )
-    return name or DEFAULT
+    return name
 
 
 def _outputs(inputs: Sequence[Path], output: Path) -> dict[Path, tuple[Path, str]]:
@@ -406,7 +409,7 @@ def _outputs(inputs: Sequence[Path], output: Path) -> dict[Path, tuple[Path, str
 
 def _evidence(encoding: Encoding, at: tuple[int, int], direction: Direction) -> dict[str, Any]:
     """What the map of pixel `at` says, and whether the prediction there hangs on it."""
-    names, taken = encoding.prediction.space.names, encoding.take_away(at, share=0.1)
+    names, taken = encoding.prediction.space.names, encoding.take_away(at, TAKEN)
     kinds = {"before": taken.before, "after": taken.after, "control": taken.control}
     best = {kind: {"class": names[one.argmax()], "confidence": float(one.max())} for kind, one in kinds.items()}
     return {
@@ -415,14 +418,15 @@ def _evidence(encoding: Encoding, at: tuple[int, int], direction: Direction) -> 
         "perplexity": encoding.perplexity(at),
         "places": taken.removed.size,
         "by_class": encoding.by_class(at, direction),
-        "take_away": {"share": 0.1, "attention": taken.attention, **best},
+        "take_away": {"share": TAKEN, "attention": taken.attention, **best},
     }
 
 
 def _evidence_words(facts: dict[str, Any], direction: Direction) -> str:
     """`_evidence` in a line; of the classes at most three, none with less than a twentieth of the first."""
     shares = list(facts["by_class"].items())
-    classes = ", ".join(f"{100 * part:.0f} % {name}" for name, part in shares[:3] if part >= shares[0][1] / 20)
+    shown = [f"{100 * part:.0f} % {name}" for name, part in shares[:3] if part and part >= shares[0][1] / 20]
+    classes = ", ".join(shown) or "nothing"
     taken = facts["take_away"]
     before, after, control = (
         f"{taken[kind]['class']} {100 * taken[kind]['confidence']:.0f} %" for kind in ("before", "after", "control")
@@ -430,7 +434,7 @@ def _evidence_words(facts: dict[str, Any], direction: Direction) -> str:
     return (
         f"{'looked at by ' if direction == 'to' else ''}{classes} · "
         f"{'looks at ' if direction == 'to' else ''}≈ {facts['perplexity']:,.0f} of {facts['places']:,} places · "
-        f"without the most attended 10 %: {before} → {after} (random 10 %: {control})"
+        f"without the most attended {100 * TAKEN:.0f} %: {before} → {after} (random {100 * TAKEN:.0f} %: {control})"
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, cast
+from typing import Annotated, Any, Literal, TypeVar, cast, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -24,7 +24,9 @@ Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Side = Annotated[int, Field(ge=SMALLEST_SIDE)]
-Head = Literal["danet", "pam", "cam", "fcn"]
+Head = Literal["fcn", "pam", "cam", "danet"]
+HEADS: tuple[Head, ...] = get_args(Head)
+"""From the baseline to the whole, as in the paper's tables."""
 ChannelRule = Literal["official", "paper"]
 
 
@@ -96,7 +98,7 @@ class OptimConfig(Section):
     lr: Positive = 1e-3
     """Peak learning rate of the backbone; the schedule is poly: lr · (1 − step/steps)^power."""
     weight_decay: Rate = 1e-2
-    """Not applied to norms, biases and gates."""
+    """Not applied to norms and biases; gates have their own, `gate_decay`."""
     momentum: Share = 0.9
     """SGD's momentum."""
     head_factor: Rate = 1.0
@@ -104,7 +106,8 @@ class OptimConfig(Section):
     gate_factor: Rate = 10.0
     """The gates' learning rate as a multiple of the head's."""
     gate_decay: Rate = 0.0
-    """Weight decay of the gates, which pulls them shut; the authors' code decays them like all weights."""
+    """Weight decay of the gates, which pulls them shut, at their own learning rate; the authors' code decays them like
+    all weights."""
     gate_start: Annotated[float, Field(allow_inf_nan=False)] = 0.0
     """Where the gates start; 0 in the paper."""
     gate_sign: Literal["free", "positive"] = "free"

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from danet.evaluation.evaluate import Report
+from danet.models.attention import SIGNS
 from danet.training.comparison import Comparison
 from danet.training.loop import Event, Saved, Step, Validated
 from danet.viz.text import duration
@@ -77,7 +78,7 @@ class Screen(AbstractContextManager):
             match event:
                 case Step():
                     recent.append(event.loss)
-                    gates = "".join(f"  {sign} {event.gates[key]:+.3f}" for key, sign in SIGNS if key in event.gates)
+                    gates = "".join(f"  {SIGNS[branch]} {gate:+.3f}" for branch, gate in event.gates.items())
                     progress(event.step, steps, f"loss {sum(recent) / len(recent):.3f}{gates}")
                 case Validated(report=report):
                     scores = report.scores
@@ -88,9 +89,6 @@ class Screen(AbstractContextManager):
                     self.say(f"{name}: step {event.step}/{steps}, after {duration(event.seconds)}: {text}")
                 case Saved(path=path) if path.name == "best":
                     self.say(f"{name}: best so far, kept in {path}")
-
-
-SIGNS = (("position", "α"), ("channel", "β"))
 
 
 def score_table(reports: dict[str, Report]) -> Table:

@@ -53,7 +53,7 @@ def done(recipe, tmp_path_factory):
     def watch(name, events, steps):
         names.append((name, steps, sum(isinstance(event, Step) for event in events)))
 
-    return runs, planned, ablate(planned, watch, runs=runs), names
+    return runs, planned, ablate(planned, watch, runs=runs).rows, names
 
 
 def stop_after_a_step(name, events, steps):
@@ -90,7 +90,7 @@ VARIANTS = ("", ",gate_start=0.1,gate_sign=positive", ",crop=[32, 48]")
 def test_a_run_of_a_plan_is_that_of_its_settings(recipe):
     """Whatever the plan, a run of the same name has the same settings, and those of `danet train`."""
     (one,) = plan(recipe, {}, ["cam"], [2], [])
-    assert one in plan(recipe, {"seed": "7", "model.head": "fcn"}, ["fcn", "cam"], [0, 2], [{"optim.lr": "1"}])
+    assert one in plan(recipe, {}, ["fcn", "cam"], [0, 2], [{"optim.lr": "1"}])
     settings = read_config(recipe, {"model.head": "cam", "seed": "2"})
     assert one == settings.model_copy(update={"name": "tiny/cam-seed-2"})
 
@@ -108,9 +108,9 @@ def test_a_variant_with_a_path_is_one_folder(recipe):
         (["fcn"], [], [], "needs a head and a seed at least, such as --heads"),
         (["fcn", "danett"], [0], [], "no head 'danett'. Did you mean danet?"),
         (["fcn"], [-1], [], "seed is -1"),
-        (["fcn"], [0], [{"seed": "1"}], "seed cannot be varied, .* give --seeds"),
-        (["fcn"], [0], [{"optim.lr": "1"}, {"model.head": "pam"}], "model.head cannot be varied, .* give --heads"),
-        (["fcn"], [0], [{"name": "x"}], "name cannot be varied, .* give --name"),
+        (["fcn"], [0], [{"seed": "1"}], "seed cannot be set here, .* give --seeds"),
+        (["fcn"], [0], [{"optim.lr": "1"}, {"model.head": "pam"}], "model.head cannot be set here, .* give --heads"),
+        (["fcn"], [0], [{"name": "x"}], "name cannot be set here, .* give --name"),
         (["fcn"], [0], [{"optim.gate_sign": "up"}], "optim.gate_sign is 'up'"),
     ],
 )
@@ -166,7 +166,7 @@ def test_a_row_is_of_the_last_step_and_its_average(done):
 def test_what_is_done_is_not_done_again(done):
     runs, planned, rows, _ = done
     before = {path: path.stat().st_mtime_ns for path in (runs / "tiny").rglob("*")}
-    assert ablate(planned, never, runs=runs) == rows
+    assert ablate(planned, never, runs=runs) == (rows, {})
     assert {path: path.stat().st_mtime_ns for path in (runs / "tiny").rglob("*")} == before
 
 
@@ -179,7 +179,7 @@ def test_more_runs_under_the_same_name_join_those_that_are_there(done, recipe, t
         names.append(name)
         consume(name, events, steps)
 
-    found = ablate([*planned, *plan(recipe, {}, ["pam"], [1], [])], watch, runs=tmp_path / "runs")
+    found = ablate([*planned, *plan(recipe, {}, ["pam"], [1], [])], watch, runs=tmp_path / "runs").rows
     assert names == ["pam-seed-1"]
     assert len(found) == 5
     assert [row for row in found if row["head"] != "pam"] == rows
@@ -196,11 +196,11 @@ def test_an_interrupted_ablation_goes_on_to_the_same_rows(done, tmp_path):
             return stop_after_a_step(name, events, steps)
         return consume(name, events, steps)
 
-    assert len(ablate(planned[:2], watch, runs=tmp_path)) == 1
+    assert len(ablate(planned[:2], watch, runs=tmp_path).rows) == 1
     folder = tmp_path / "tiny/danet-seed-0"
     assert not (folder / "result.json").exists()
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step-0000001.pt"]
-    went_on = ablate(planned[:2], watch, runs=tmp_path)
+    went_on = ablate(planned[:2], watch, runs=tmp_path).rows
     assert names == ["fcn-seed-0", "danet-seed-0", "danet-seed-0"]
     steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [record["step"] for record in steps if record["event"] == "step"] == [1, 2, 3]
@@ -214,7 +214,7 @@ def test_a_run_without_a_checkpoint_starts_afresh(done, tmp_path):
     folder.mkdir(parents=True)
     shutil.copy(runs / "tiny/danet-seed-1/config.yaml", folder)
     (folder / "metrics.jsonl").write_text('{"event": "step", "step": 1, "loss"')
-    (row,) = ablate(planned[3:], consume, runs=tmp_path)
+    (row,) = ablate(planned[3:], consume, runs=tmp_path).rows
     (expected,) = (row for row in rows if (row["head"], row["seed"]) == ("danet", 1))
     assert {key: row[key] for key in SAME} == {key: expected[key] for key in SAME}  # alone as among others
 
@@ -226,7 +226,7 @@ def test_a_run_left_after_a_validation_is_not_done(recipe, tmp_path):
                 break
 
     planned = plan(recipe, {"validate_every": "1"}, ["fcn"], [0], [])
-    assert ablate(planned, watch, runs=tmp_path) == []
+    assert ablate(planned, watch, runs=tmp_path) == ([], {})
     assert "validated" in (tmp_path / "tiny/fcn-seed-0/metrics.jsonl").read_text()
 
 
@@ -238,7 +238,7 @@ def test_a_run_that_ended_without_a_row_gets_it_without_a_step(done, tmp_path):
     def watch(name, events, steps):
         assert list(events) == []
 
-    found = ablate(planned, watch, runs=tmp_path / "runs")
+    found = ablate(planned, watch, runs=tmp_path / "runs").rows
     assert [row["miou"] for row in found] == [row["miou"] for row in rows]
 
 
@@ -248,7 +248,7 @@ def test_a_run_that_ended_without_a_row_gets_it_without_a_step(done, tmp_path):
 def test_a_run_of_other_settings_is_refused_before_any_training(done, recipe):
     runs, *_ = done
     planned = plan(recipe, {"optim.lr": "0.004"}, ["pam", "fcn"], [0], [])  # there is no pam yet
-    with pytest.raises(InputError, match=r"fcn-seed-0 was made with optim.lr 0.003, not 0.004; .* --name") as caught:
+    with pytest.raises(InputError, match=r"tiny/\S+ was made with optim.lr 0.003, not 0.004; .* --name") as caught:
         ablate(planned, never, runs=runs)
     assert "\n" not in str(caught.value)
 
@@ -268,17 +268,17 @@ def test_settings_are_those_that_change_a_result(done, recipe, overrides, words)
     runs, *_ = done
     (config,) = plan(recipe, overrides, ["danet"], [0], [])
     if words is None:
-        refuse_other_settings(runs / config.name, config)
+        refuse_other_settings(runs / "tiny", config)
     else:
         with pytest.raises(InputError, match=words):
-            refuse_other_settings(runs / config.name, config)
+            refuse_other_settings(runs / "tiny", config)
 
 
 def test_a_relative_root_is_that_of_the_run(own_data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (config,) = plan("own.yaml", {"data.root": "own"}, ["fcn"], [0], [])
     next(train(config, runs=tmp_path / "runs"))
-    refuse_other_settings(tmp_path / "runs" / config.name, config)
+    refuse_other_settings((tmp_path / "runs" / config.name).parent, config)
 
 
 def test_what_goes_on_keeps_the_precision_that_auto_came_to(recipe, tmp_path):
@@ -289,6 +289,31 @@ def test_what_goes_on_keeps_the_precision_that_auto_came_to(recipe, tmp_path):
     folder = tmp_path / "tiny/pam-seed-0"
     assert read_config(folder / "config.yaml").precision == other
     assert (folder / "checkpoints/step-0000002.pt").exists()
+
+
+def test_an_ablation_holds_equals_alone(done, recipe):
+    """Another variant of the same name, too, must not differ in more than its variation."""
+    runs, *_ = done
+    with pytest.raises(InputError, match=r"tiny/\S+ was made with optim.steps 3, not 5; give another --name"):
+        ablate(plan(recipe, {"optim.steps": "5"}, ["cam"], [4], []), never, runs=runs)
+    varied = plan(recipe, {}, ["fcn"], [0], [{"optim.steps": "5"}])
+    refuse_other_settings(runs / "tiny", varied[0])
+
+
+def test_a_single_run_is_no_ablation(recipe, tmp_path):
+    next(train(read_config(recipe), runs=tmp_path))
+    with pytest.raises(InputError, match="tiny is a single run; give the ablation another --name"):
+        ablate(plan(recipe, {}, ["cam"], [0], []), never, runs=tmp_path)
+
+
+def test_a_run_that_fails_leaves_the_others(recipe, tmp_path):
+    planned = plan(recipe, {}, ["fcn"], [0], [{"optim.lr": "1e30"}, {"model.num_classes": "5"}])
+    rows, failed = ablate(planned, consume, runs=tmp_path)
+    assert [row["variant"] for row in rows] == ["fcn"]
+    assert list(failed) == ["tiny/fcn,lr=1e30-seed-0", "tiny/fcn,num_classes=5-seed-0"]
+    assert all(words in failed[name] for words, name in zip(("The loss is", "num_classes is 5"), failed, strict=True))
+    with pytest.raises(InputError, match="num_classes is 5"):
+        ablate(plan(recipe, {"model.num_classes": "5"}, ["fcn"], [0], []), consume, runs=tmp_path / "none")
 
 
 # Cost

@@ -37,7 +37,7 @@ def test_cells_are_means_and_deviations_over_seeds():
     assert column(comparison, "GFLOP") == {"danet": "2.3"}
     assert column(comparison, "s/step") == {"danet": "0.12"}
     assert column(comparison, "minutes") == {"danet": "4.0"}
-    assert column(comparison, "GB") == {"danet": "1.50"}
+    assert column(comparison, "peak GB") == {"danet": "1.50"}
 
 
 def test_heads_come_in_the_papers_order_each_before_its_variations():

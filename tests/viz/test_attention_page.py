@@ -121,25 +121,38 @@ def light(canvas: Locator) -> np.ndarray:
     return np.asarray(Image.open(BytesIO(b64decode(png))).convert("RGB")).astype(int)
 
 
-@pytest.mark.parametrize("energy", [0.3, 30.0])
-def test_rows_and_columns_are_pythons_to_a_thousandth_of_the_rows_maximum(opened: Open, energy: float):
-    view = random_view(energy, depth=16, grid=(45, 60))
+@pytest.mark.parametrize("energy", [3.0, 8.0, 32.0])
+def test_all_rows_and_columns_are_pythons_to_a_thousandth_of_the_rows_maximum(opened: Open, energy: float):
+    view = random_view(energy, depth=16, grid=(20, 31))
     page = opened(attention_page(view, "t"))
-    top = np.exp((view.query @ view.key.T).max(1) - view.logsumexp)
-    for place in (0, 59, 1377, 2699):
-        row, column = python_row(view, place), python_column(view, place)
-        assert np.abs(ask(page, "[...danet.row(at)]", place) - row).max() <= 1e-3 * row.max()
-        assert (np.abs(ask(page, "[...danet.column(at)]", place) - column) <= 1e-3 * top).all()
+    places = range(20 * 31)
+    rows = np.stack([python_row(view, place) for place in places])
+    columns = np.stack([python_column(view, place) for place in places], axis=1)
+    allowed = 1e-3 * rows.max(1, keepdims=True)
+    assert (np.abs(asked_of_all(page, "row") - rows) <= allowed).all()
+    assert (np.abs(asked_of_all(page, "column").T - columns) <= allowed).all()
+
+
+def asked_of_all(page: Page, direction: str) -> np.ndarray:
+    """What the page has as row or column of every place, one after the other."""
+    ask(page, "window.all = new Float32Array(danet.view.places ** 2)")
+    ask(page, "all.forEach((_, i) => i % danet.view.places || all.set(danet[at](i / danet.view.places), i))", direction)
+    letters = ask(page, "btoa(Array.from(new Uint8Array(all.buffer), (byte) => String.fromCharCode(byte)).join(''))")
+    return np.frombuffer(b64decode(letters), "<f4").reshape(-1, ask(page, "danet.view.places"))
 
 
 def test_it_shows_what_a_network_with_open_gates_attends_to(opened: Open, tiny):
+    with torch.no_grad():
+        tiny.model.head.position.query.weight.mul_(1000)  # untrained, it looks at all places alike
     image = np.random.default_rng(0).integers(0, 256, (72, 104, 3), np.uint8)
     encoding = Segmenter(tiny.model, tiny.labels, tiny.preprocess, "cpu", "float32").encode(image)
     page = opened(attention_page(encoding.view("noise"), "t"))
+    rows = asked_of_all(page, "row")
     for x, y in ((5, 70), (103, 0), (50, 33)):
         expected = encoding.attention((x, y)).ravel()
         place = encoding.place((x, y), encoding.traces["position"].grid)
-        assert np.abs(ask(page, "[...danet.row(at)]", place) - expected).max() <= 1e-3 * expected.max()
+        agrees = np.abs(rows - expected).max(1) <= 1e-3 * expected.max()
+        assert agrees.nonzero()[0].tolist() == [place], "and no other place's row does"
 
 
 def test_at_first_paint_a_place_is_chosen_and_its_map_drawn(opened: Open):
@@ -251,6 +264,50 @@ def test_the_keys_alone_do_everything(opened: Open):
     colours = 0.5 * SPACE.colour_image(view.labels)
     screened = 255 - (255 - colours) * (255 - lit(view, weights)) / 255
     assert np.abs(light(page.locator("canvas")) - screened).max() <= 3
+
+
+def test_an_arrow_moves_by_a_place_where_a_place_is_barely_wider_than_a_pixel(opened: Open):
+    picture = np.zeros((20, 31), np.uint8)
+    labels = (np.arange(31) * 29 // 31 % 2).astype(np.uint8)[None].repeat(20, 0)  # places are road and nasty by turns
+    view = random_view(grid=(17, 29), image=np.stack([picture] * 3, -1), labels=labels)
+    page = opened(attention_page(view, "t"))
+    click(page, view, 0, 0)
+    for key, step, times in (("ArrowRight", 1, 28), ("ArrowDown", 29, 16), ("ArrowLeft", -1, 3), ("ArrowUp", -29, 3)):
+        for _ in range(times):
+            before = ask(page, "danet.state.place")
+            page.keyboard.press(key)
+            settled(page)
+            place, x, y = ask(page, "[danet.state.place, danet.state.x, danet.state.y]")
+            assert place == before + step
+            assert (y * 17 // 20, x * 29 // 31) == divmod(place, 29)
+            assert page.locator(".point").inner_text() == SPACE.names[place % 29 % 2]
+
+
+def test_a_place_that_nothing_looks_at_is_told_as_such(opened: Open):
+    view = random_view()
+    query, key = np.zeros_like(view.query), np.zeros_like(view.key)
+    query[:, 0], key[50, 0] = 100, -2  # an energy of -200 where the others are 0
+    view = view._replace(query=query, key=key, logsumexp=np.full(108, np.log(107), np.float32))
+    assert not python_column(view, 50).any()
+    page = opened(attention_page(view, "t"))
+    page.get_by_label("is looked at by").check()
+    click(page, view, 26, 37)
+    assert ask(page, "danet.state.place") == 50
+    assert set(page.locator(".figure").all_inner_texts()) == {"0\u202f%"}
+    assert page.locator(".places b").inner_text() == "0 of 108 places"
+    assert page.locator(".top").inner_text() == "0 × average"
+    assert (light(page.locator("canvas")) == lit(view, np.eye(108)[0])[-1, -1]).all()
+    own = SPACE.names[view.labels[37, 26]]
+    page.wait_for_function("() => document.querySelector('.spoken').textContent.includes('is looked at by')")
+    assert page.locator(".spoken").text_content() == f"{own} is looked at by nothing."
+
+
+def test_hardly_any_light_is_told_in_few_figures(opened: Open):
+    view = random_view()
+    page = opened(attention_page(view._replace(logsumexp=view.logsumexp + 50), "t"))
+    page.get_by_label("is looked at by").check()
+    settled(page)
+    assert page.locator(".top").inner_text() == "< 0.01 × average"
 
 
 def test_the_figures_beside_the_map_are_pythons(opened: Open):

@@ -21,7 +21,7 @@ class ContextScores(NamedTuple):
     `majority`: the share of the commoner class there, which one has without looking. `follows`: of the pixels that are
     far in a scene and in its twin, where the roles are exchanged, the share that is right in both; `stays`: the share
     that is named alike in both. `control`: the accuracy on ground without any things, where nobody can know, and
-    `control_majority` the majority there.
+    `control_majority` the majority there. Where there are no such pixels, each is 0.
     """
 
     context: float

@@ -81,7 +81,8 @@ class Encoding:
 
     def place(self, at: tuple[int, int], grid: tuple[int, int]) -> int:
         """The index of the place of `grid` that covers pixel `at` = (x, y) of the image."""
-        (x, y), (height, width), (rows, columns) = at, self.prediction.labels.shape, grid
+        x, y = (int(coordinate) for coordinate in at)
+        (height, width), (rows, columns) = self.prediction.labels.shape, grid
         if not (0 <= x < width and 0 <= y < height):
             raise InputError(f"The point ({x}, {y}) is outside the image, which is {width}×{height} pixels.")
         return y * rows // height * columns + x * columns // width
@@ -144,7 +145,8 @@ class Encoding:
         count = min(max(round(share * weights.size), 1), weights.size - 1)
         order = np.argsort(-weights, axis=None, kind="stable")
         others = np.random.Generator(np.random.Philox(seed)).permutation(order[count:])[:count]
-        (x, y), removed = at, _marked(order[:count], weights.size)
+        x, y = (int(coordinate) for coordinate in at)
+        removed = _marked(order[:count], weights.size)
         before, after, control = (
             probabilities[:, y, x].numpy()
             for probabilities in (

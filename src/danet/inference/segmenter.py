@@ -76,6 +76,8 @@ class Segmenter:
             prediction, size = self._prediction(pixels, output.logits), output.logits.shape[-2:]
 
         def without(removed: Bool[np.ndarray, " n"]) -> Float[Tensor, "k h w"]:
+            if "position" not in traces:
+                raise InputError("This model has no position attention; its head must be danet or pam.")
             with self._ready():
                 logits = self.model.without(traces, torch.from_numpy(removed).to(self.device), size)
                 return self._prediction(pixels, logits).probabilities
@@ -113,8 +115,10 @@ class Segmenter:
             self.model.train(training)
 
 
-def load(model: str | Path, device: str = "auto", precision: str = "auto") -> Segmenter:
-    """A Segmenter from a run's folder, a bundle's, or the name of a model that comes with the package ("street-tiny").
+def load(model: str | Path | None = None, device: str = "auto", precision: str = "auto") -> Segmenter:
+    """A Segmenter from a run's folder, a bundle's, or the name of a model that comes with the package.
+
+    None is that model, street-tiny: a toy trained on drawn streets alone.
 
     Raises InputError for a missing, altered or foreign file.
     """

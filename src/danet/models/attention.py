@@ -15,6 +15,9 @@ from danet.config import ChannelRule
 from danet.ops.channel import channel_attention
 from danet.ops.position import position_attention
 
+SIGNS = {"position": "α", "channel": "β"}
+"""What the paper calls each branch's gate."""
+
 
 class BranchTrace(NamedTuple):
     """What one branch did on one batch: how open it is, and what any row or column of its map follows from.

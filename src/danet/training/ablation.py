@@ -11,6 +11,7 @@ import json
 import shutil
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -19,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from danet.config import ModelConfig, RunConfig, nearest, read_config
+from danet.config import HEADS, ModelConfig, RunConfig, nearest, read_config
 from danet.data.dataset import Dataset
 from danet.data.parallel import Progress
 from danet.data.sources import open_source
@@ -30,7 +31,7 @@ from danet.inference.device import choose_device
 from danet.inference.segmenter import Segmenter
 from danet.models.attention import gates
 from danet.models.segmentation import build_model
-from danet.training.comparison import COMPARED, HEADS, Comparison, by_variant, compare
+from danet.training.comparison import COMPARED, Comparison, by_variant, compare
 from danet.training.data import RunData, absolute_root, open_data
 from danet.training.loop import Event, train
 from danet.training.optim import create_optimizer
@@ -83,36 +84,51 @@ def variant_name(head: str, variation: dict[str, str]) -> str:
     return ",".join([head, *changes]).replace("/", "-")  # it names a folder
 
 
+class Outcome(NamedTuple):
+    """The rows of all runs that are done under a name, and why those of the plan failed that did."""
+
+    rows: list[dict[str, Any]]
+    failed: dict[str, str]
+
+
 def ablate(
     plan: Sequence[RunConfig],
     watch: Watch,
     progress: Callable[[str], Progress] = lambda phase: lambda done, total: None,
     runs: Path = Path("runs"),
-) -> list[dict[str, Any]]:
-    """Do the runs that are not done yet, and return the rows of all that are done under the same name.
+) -> Outcome:
+    """Do the runs that are not done yet, whatever becomes of single ones.
 
     watch: consumes a run's events, given its name and number of steps; one that leaves early ends the ablation there.
-    Raises InputError, before anything is trained, where a run of that name was made with other settings.
+    Several processes may work under one name, if their runs differ. Raises InputError, before anything is trained,
+    where the name is a run's, or holds runs of other settings; and where no run came to its end.
     """
-    for config in plan:
-        refuse_other_settings(runs / config.name, config)
+    folder = (runs / plan[0].name).parent
+    refuse_other_settings(folder, plan[0])
     data: RunData | None = None
     opened: Any = None
+    failed: dict[str, str] = {}
     for config in plan:
-        folder = runs / config.name
-        if (folder / "result.json").is_file():
+        if (runs / config.name / "result.json").is_file():
             continue
-        asked = (config.data, config.preprocess, config.seed)
-        if asked != opened:
-            data, opened = open_data(config), asked
-        assert data is not None
-        own = replace(data, model=config.model.model_copy(update={"num_classes": data.labels.num_classes}))
-        row = run(config, own, runs, watch, progress)
+        try:
+            asked = (config.data, config.preprocess, config.seed, config.model.model_copy(update={"head": HEADS[0]}))
+            if asked != opened:
+                data, opened = open_data(config), asked
+            assert data is not None
+            own = replace(data, model=data.model.model_copy(update={"head": config.model.head}))
+            row = run(config, own, runs, watch, progress)
+        except InputError as error:  # a loss that became infinite, say: the other runs may well be sound
+            failed[config.name] = str(error)
+            continue
         if row is None:
             break
-        with written_aside(folder / "result.json") as aside:
+        with written_aside(runs / config.name / "result.json") as aside:
             aside.write_text(json.dumps(row, indent=2, ensure_ascii=False), encoding="utf-8")
-    return results((runs / plan[0].name).parent)
+    rows = results(folder)
+    if failed and not rows:
+        raise InputError(next(iter(failed.values())))
+    return Outcome(rows, failed)
 
 
 def results(folder: Path) -> list[dict[str, Any]]:
@@ -133,11 +149,12 @@ def run(
     if folder.exists():  # in the precision that "auto" came to
         config = config.model_copy(update={"precision": run_config(folder).precision})
     device = choose_device(config.device)
+    resumed = folder.exists()
     reset_peak_memory(device)
-    events = train(config, resume=folder.exists(), runs=runs, data=data, progress=progress)
+    events = train(config, resume=resumed, runs=runs, data=data, progress=progress)
     watch(Path(config.name).name, events, config.optim.steps)
     events.close()  # where it was left, its last step is kept
-    memory = peak_memory(device)
+    memory = None if resumed else peak_memory(device)
     history = read_history(folder)
     scored = next((record for record in reversed(history) if record["event"] == "validated"), None)
     if scored is None or scored["step"] < config.optim.steps:
@@ -146,7 +163,8 @@ def run(
     context = scene_scores(segmenter, config, data, progress) if config.data.source == "scenes" else None
     ends = [record["seconds"] for record in history if record["event"] == "step"]
     variant = Path(config.name).name.rpartition("-seed-")[0]
-    cost = model_cost(data.model, config.data.size if config.data.source == "scenes" else config.data.crop)
+    size = config.data.size if config.data.source == "scenes" else config.data.crop
+    cost = model_cost(data.model, size)  # pyright: ignore[reportArgumentType] (a frozen model of pydantic's has a hash)
     return {
         **describe_run(device, segmenter.precision, config.seed),
         "variant": variant,
@@ -182,11 +200,17 @@ def scene_scores(
     segmenter: Segmenter, config: RunConfig, data: RunData, progress: Callable[[str], Progress]
 ) -> ContextScores:
     """The context score on the run's validation scenes, their twins and their control."""
-    twins, control = (
-        Dataset(*open_source("scenes", split, count=config.data.count, size=config.data.size))
-        for split in ("twins", "control")
-    )
+    twins, control = twins_and_control(config.data.count, config.data.size)
     return context_scores(segmenter, data.val, twins, control, progress("score twins and control"))
+
+
+@cache
+def twins_and_control(count: int, size: tuple[int, int]) -> tuple[Dataset, Dataset]:
+    """The validation scenes' twins and control, in memory, since every run is scored on them."""
+    twins, control = (Dataset(*open_source("scenes", split, count=count, size=size)) for split in ("twins", "control"))
+    twins.preload()
+    control.preload()
+    return twins, control
 
 
 class Cost(NamedTuple):
@@ -199,6 +223,7 @@ class Cost(NamedTuple):
     gflops: float
 
 
+@cache
 def model_cost(model: ModelConfig, size: tuple[int, int]) -> Cost:
     """The cost of `model` on an image of `size`."""
     # In float64, since the counter does not know oneDNN's own product of float32 matrices.
@@ -208,28 +233,30 @@ def model_cost(model: ModelConfig, size: tuple[int, int]) -> Cost:
     return Cost(sum(parameter.numel() for parameter in network.parameters()), counter.get_total_flops() / 1e9)
 
 
-def refuse_other_settings(folder: Path, config: RunConfig) -> None:
-    """Raises InputError where the run in `folder` was made with other settings than `config`."""
-    if not (folder / "config.yaml").is_file():
-        return
+def refuse_other_settings(folder: Path, base: RunConfig) -> None:
+    """Raises InputError where a run in `folder` differs from `base` in more than its head, its seed and its variation,
+    and where `folder` is itself a run.
+    """
+    if (folder / "config.yaml").is_file():
+        raise InputError(f"{folder} is a single run; give the ablation another --name.")
 
     def settings(one: RunConfig) -> dict[str, Any]:
-        found = absolute_root(one).model_dump(mode="json", exclude={"model": {"num_classes"}})  # the data tell it
-        return {
-            f"{section}.{field}": value
-            for section, values in found.items()
-            if isinstance(values, dict)
-            for field, value in values.items()
-        } | {"seed": one.seed, "precision": one.precision}
+        told = {"model": {"num_classes", "head"}}  # by the data, and by the run's own name
+        found = absolute_root(one).model_dump(mode="json", exclude=told)
+        sections = {name: values for name, values in found.items() if isinstance(values, dict)}
+        fields = {f"{name}.{field}": value for name, values in sections.items() for field, value in values.items()}
+        return fields if base.precision == "auto" else fields | {"precision": one.precision}
 
-    there, asked = settings(run_config(folder)), settings(config)
-    if config.precision == "auto":
-        asked.pop("precision")  # whatever it came to
-    for field, value in asked.items():
-        if there[field] != value:
-            raise InputError(
-                f"{folder} was made with {field} {there[field]}, not {value}; give the ablation another --name."
-            )
+    asked = settings(base)
+    for path in sorted(folder.glob("*/config.yaml")):
+        variation = path.parent.name.rpartition("-seed-")[0].split(",")[1:]
+        varied = {change.partition("=")[0] for change in variation}
+        there = settings(run_config(path.parent))
+        for field, value in asked.items():
+            if field.rpartition(".")[2] not in varied and there[field] != value:
+                raise InputError(
+                    f"{path.parent} was made with {field} {there[field]}, not {value}; give another --name."
+                )
 
 
 def write_comparison(folder: Path, rows: Sequence[dict[str, Any]]) -> Comparison:

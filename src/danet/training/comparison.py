@@ -10,9 +10,10 @@ from math import sqrt
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
+from danet.config import HEADS
+
 Row = Mapping[str, Any]
 
-HEADS = ("fcn", "pam", "cam", "danet")
 BRANCHES = {"PAM": ("pam", "danet"), "CAM": ("cam", "danet")}
 
 
@@ -38,7 +39,7 @@ COSTS = (
     Column("GFLOP", "gflops"),
     Column("s/step", "step_seconds", 1, 2),
     Column("minutes", "minutes"),
-    Column("GB", "peak_gigabytes", 1, 2),
+    Column("peak GB", "peak_gigabytes", 1, 2),
 )
 COMPARED = {"mIoU": SCORES[0], "context score": SCORES[1], "following of twins": SCORES[2]}
 # Student's t, 97.5 %, by degrees of freedom (seeds − 1); for more seeds the last, which is on the safe side

@@ -87,7 +87,8 @@ def train(
     """
     folder = Path(runs) / config.name
     if folder.exists() and not resume:
-        raise InputError(f"{folder} holds a run already; go on with --resume {folder}, or choose another --name.")
+        mend = f"go on with --resume {folder}, or " if (folder / "config.yaml").is_file() else ""
+        raise InputError(f"{folder} is there already; {mend}choose another --name.")
     config = absolute_root(config)
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
@@ -207,8 +208,8 @@ def to_record(event: Event) -> dict[str, Any]:
     match event:
         case Validated(step, report, shares, seconds):
             summary = {key: value for key, value in report.to_dict().items() if key != "images"}
-            return {"event": kind, "step": step, **summary, "shares": shares, "seconds": round(seconds, 2)}
+            return {"event": kind, "step": step, **summary, "shares": shares, "seconds": round(seconds, 4)}
         case Saved(step, path, seconds):
-            return {"event": kind, "step": step, "path": path.name, "seconds": round(seconds, 2)}
+            return {"event": kind, "step": step, "path": path.name, "seconds": round(seconds, 4)}
         case _:
-            return {"event": kind, **event._asdict(), "seconds": round(event.seconds, 2)}
+            return {"event": kind, **event._asdict(), "seconds": round(event.seconds, 4)}

@@ -18,13 +18,13 @@ from danet.errors import InputError
 from danet.evaluation.evaluate import Report, evaluate
 from danet.inference.segmenter import Segmenter, load
 from danet.training.data import context_region, open_val
-from danet.viz.attention_page import AttentionView
+from danet.viz.attention_page import AttentionView, figure
 from danet.viz.overlay import overlay
 from danet.viz.report import ReportData, RunScores, Triple, WorstImage, write_report
 from danet.viz.text import duration
 
 SHOWN = 4
-EXPLAINED = 2  # with 64 channels of query and key each is 1 MB
+EXPLAINED = 3_000_000  # bytes of a report for maps: at 360×480 and 64 channels of query and key one is MEASURED
 WORST = 3
 
 
@@ -80,7 +80,7 @@ def report_runs(
                 WorstImage(Path(image.name).name, image.pixel_accuracy, picture(image.name))
                 for image in report.worst(WORST)
             ],
-            attention=attention_views(dataset, shown[:EXPLAINED], segmenter),
+            attention=attention_views(dataset, shown, segmenter, EXPLAINED),
         ),
     )
     return reports
@@ -117,10 +117,21 @@ def triple(dataset: Dataset, index: int, segmenter: Segmenter) -> Triple:
     return Triple(Path(sample.name).name, image, sample.mask.numpy(), segmenter.predict(image).labels)
 
 
-def attention_views(dataset: Dataset, indices: Sequence[int], segmenter: Segmenter) -> list[AttentionView]:
-    """Validation images with what their position attention follows from; none where the network has none."""
-    names = [Path(dataset.items[index].name).name for index in indices]
-    encodings = [segmenter.encode(pixels(dataset, index)) for index in indices]
-    return [
-        encoding.view(name) for name, encoding in zip(names, encodings, strict=True) if "position" in encoding.traces
-    ]
+def attention_views(
+    dataset: Dataset, indices: Sequence[int], segmenter: Segmenter, room: int
+) -> list[AttentionView]:
+    """Validation images with what their position attention follows from; none where the network has none.
+
+    They are the first of `indices` that together take at most `room` bytes of a page, and one in any case.
+    """
+    views: list[AttentionView] = []
+    for index in indices:
+        encoding = segmenter.encode(pixels(dataset, index))
+        if "position" not in encoding.traces:
+            break
+        view = encoding.view(Path(dataset.items[index].name).name)
+        room -= len(figure(view))
+        if views and room < 0:
+            break
+        views.append(view)
+    return views

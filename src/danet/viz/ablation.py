@@ -8,6 +8,7 @@ from danet.files import written_aside
 from danet.viz.text import GROUND, INK, MUTED
 
 COLOURS = ("#5d6b78", "#d9482b", "#2a7f78", "#a37a1c", "#5b6bb5", "#9a4f86", "#4f8a3c", "#8a5a3b")
+DASHES = ("-", "--", ":")
 STYLE: Any = {
     "figure.facecolor": GROUND,
     "axes.facecolor": GROUND,
@@ -85,11 +86,14 @@ def draw_curves(path: str | Path, curves: Mapping[str, Mapping[str, Sequence[Cur
         for panel, (title, lines) in zip(panels, curves.items(), strict=False):
             for name, seeds in lines.items():
                 for number, curve in enumerate(seeds):
-                    colour = COLOURS[variants.index(name) % len(COLOURS)]
+                    cycle, place = divmod(variants.index(name), len(COLOURS))
+                    look = {"color": COLOURS[place], "linestyle": DASHES[cycle % len(DASHES)], "linewidth": 1.3}
                     x, y = zip(*curve, strict=True)
-                    panel.plot(x, y, color=colour, linewidth=1.3, alpha=0.85, label=name if number == 0 else None)
+                    few = "." if len(curve) == 1 else None  # a line of one point shows nothing
+                    panel.plot(x, y, **look, marker=few, alpha=0.85, label=name if number == 0 else None)
             panel.set_title(title)
-            panel.axhline(0, color=MUTED, linewidth=0.6)
+            if panel.get_ylim()[0] < 0:
+                panel.axhline(0, color=MUTED, linewidth=0.6)
             panel.set_xlim(left=0)
             panel.grid(axis="y", color=MUTED, alpha=0.2)
         handles = {

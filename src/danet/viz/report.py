@@ -21,11 +21,11 @@ from PIL import Image
 
 from danet.data.labels import IGNORE_INDEX, LabelSpace
 from danet.files import written_aside
+from danet.models.attention import SIGNS
 from danet.viz.attention_page import AttentionView, figure, jpeg_uri, page_file, policy
 from danet.viz.curves import Points, chart
 
 PICTURE_WIDTH = 480
-GATES = {"position": "position α", "channel": "channel β"}
 
 
 @dataclass(frozen=True)
@@ -142,9 +142,9 @@ def charts(history: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str,
         losses = of_runs("step", "losses", "fused")
     gated = {run: records for run, records in history.items() if any(record.get("gates") for record in records)}
     gates = {
-        f"{run} {name}" if len(gated) > 1 else name: curve(records, "step", "gates", key)
+        f"{run} {branch} {sign}" if len(gated) > 1 else f"{branch} {sign}": curve(records, "step", "gates", branch)
         for run, records in gated.items()
-        for key, name in GATES.items()
+        for branch, sign in SIGNS.items()
     }
     rates: dict[str, Points] = {}
     for run, points in of_runs("step", "lr").items():  # schedules are often the same: then one line carries both names

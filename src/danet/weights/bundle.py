@@ -19,11 +19,10 @@ from safetensors.torch import load_file, save_file
 from danet.config import ModelConfig, Preprocess, Section, validate
 from danet.data.labels import LabelSpace
 from danet.errors import InputError
-from danet.models.attention import gates
+from danet.models.attention import SIGNS, gates
 from danet.models.segmentation import SegmentationModel, build_model
 
 FORMAT = 1
-SIGNS = {"position": "position α", "channel": "channel β"}
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 
 
@@ -169,7 +168,7 @@ def _card(bundle: Bundle) -> str:
         "```",
         "",
     ]
-    opened = {SIGNS[branch]: f"{gate:.3f}" for branch, gate in gates(bundle.model).items()}
+    opened = {f"{branch} {SIGNS[branch]}": f"{gate:.3f}" for branch, gate in gates(bundle.model).items()}
     for title, facts in (("Scores", bundle.scores), ("Gates", opened), ("Where it comes from", bundle.provenance)):
         if facts:
             lines += [f"## {title}", "", *(f"- {name}: {value}" for name, value in facts.items()), ""]

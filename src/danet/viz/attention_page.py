@@ -117,7 +117,10 @@ def page_size(view: AttentionView) -> tuple[int, int]:
 def fixed_point(values: Float[np.ndarray, "n d"]) -> dict[str, Any]:
     """20 bits a number, in even steps between the extremes of each dimension: value = low + step · code.
 
-    ERRORS
+    With that, rows and columns agree with Python's to 1e-3 of a row's maximum while a row's energies scatter (standard
+    deviation) by at most 64, and trained maps by about 5. The largest error of all 2,700 places at 64 channels: 5e-5 at
+    a scatter of 5, 8e-5 at 8, 3e-4 at 32, 7e-4 at 64, and 1e-3 at 100, growing in proportion. With 16 bits it was 8e-4
+    at 5 and 5e-3 at 32, with float16 7e-3 and 5e-2.
     """
     low = values.min(0).astype(np.float64)
     step = np.maximum(values.max(0) - low, np.finfo(np.float32).tiny) / (2**20 - 1)

@@ -65,7 +65,7 @@ export function byClass({ mixture, classes, places }, weights) {
   return found.map((weight) => (total ? weight / total : 0));
 }
 
-/** How many places share the weight: the exponential of its entropy; all of them if it is even, 1 if one has it all, 0 if none. */
+/** How many places share the weight: the exponential of its entropy; all if it is even, 1 if one has it, 0 if none. */
 export function perplexity(weights) {
   const total = weights.reduce((sum, weight) => sum + weight, 0);
   if (!total) return 0;

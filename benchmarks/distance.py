@@ -16,7 +16,7 @@ from danet.inference.segmenter import Segmenter
 from danet.training.ablation import last_segmenter, results
 from danet.training.comparison import by_variant
 from danet.training.data import open_data
-from danet.training.provenance import commit, hardware
+from danet.training.provenance import describe_run
 from danet.training.summary import run_config
 from danet.viz.ablation import draw_curves
 
@@ -60,6 +60,8 @@ def main() -> None:
         curves.setdefault(result["variant"], []).append(
             [(edge, 100 * a) for edge, a in zip(EDGES, accuracy, strict=True)]
         )
+        facts = describe_run(segmenter.device, segmenter.precision, config.seed)
+        facts["command"] = f"python benchmarks/distance.py {options.folder}"
         rows += [
             {
                 "variant": result["variant"],
@@ -69,10 +71,7 @@ def main() -> None:
                 "accuracy": round(a, 4),
                 "majority": round(m, 4),
                 "pixels": n,
-                "command": f"python benchmarks/distance.py {options.folder}",
-                "commit": commit(),
-                "hardware": hardware(segmenter.device),
-                "date": result["date"],
+                **facts,
             }
             for edge, a, m, n in zip(EDGES, accuracy, majority, pixels, strict=True)
         ]

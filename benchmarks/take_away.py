@@ -16,7 +16,7 @@ from danet.data.sources import scenes
 from danet.inference.segmenter import Segmenter, load
 from danet.training.ablation import last_segmenter, results
 from danet.training.data import open_data
-from danet.training.provenance import commit, hardware
+from danet.training.provenance import describe_run
 from danet.training.summary import run_config
 
 STREETS, POINTS, SHARE, FRESH = 30, 4, 0.1, 1
@@ -59,8 +59,9 @@ def main() -> None:
             networks[run.name] = last_segmenter(config, open_data(config), run)
     rows = []
     for name, segmenter in networks.items():
-        facts = {"command": f"python benchmarks/take_away.py {options.folder}", "commit": commit()}
-        rows.append({"network": name, **taken_away(segmenter, fresh), **facts, "hardware": hardware(segmenter.device)})
+        facts = describe_run(segmenter.device, segmenter.precision, 0)
+        facts["command"] = f"python benchmarks/take_away.py {options.folder}"
+        rows.append({"network": name, **taken_away(segmenter, fresh), **facts})
         print(rows[-1])
     with options.out.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")

@@ -317,7 +317,7 @@ def test_ablate_compares_runs_and_does_none_twice(run, own_data, tmp_path):
     assert "context" not in out
     code, _, err = run(*arguments, "--optim.lr", "0.5")
     assert code == 2
-    assert "was made with optim.lr 0.01, not 0.5; give the ablation another --name" in err.splitlines()[-1]
+    assert "was made with optim.lr 0.01, not 0.5; give another --name" in err.splitlines()[-1]
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def test_every_field_has_a_dotted_name_and_help_where_its_name_does_not_say_enou
     ("recipe", "overrides", "words"),
     [
         ("demi", {}, ("'demi'", "Did you mean demo?")),
-        ("qqq", {}, ("'qqq'", "Known: camvid-r18, demo.")),
+        ("qqq", {}, ("'qqq'", "Known: camvid-r18, demo, street-tiny.")),
         ("demo", {"optim.lrr": "1"}, ("optim.lrr", "Did you mean optim.lr?")),
         ("demo", {"optm.lr": "1"}, ("optm", "Did you mean optim")),
         ("demo", {"optim.lr": "fast"}, ("optim.lr is 'fast'", "valid number")),

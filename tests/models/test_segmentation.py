@@ -153,7 +153,7 @@ def test_channels_of_the_input():
         (dict(backbone="qqqqqqqq"), ("qqqqqqqq", "list_models")),
         (dict(backbone="hrnet_w18_small"), ("hrnet_w18_small", "output stride 8", "try")),
         (dict(backbone="resnet18", multi_grid=(4, 8, 16)), ("multi_grid", "2 blocks")),
-        (dict(head="upernet"), ("upernet", "'danet', 'pam', 'cam' or 'fcn'")),
+        (dict(head="upernet"), ("upernet", "'fcn', 'pam', 'cam' or 'danet'")),
         (dict(multigrid=(4, 8, 16)), ("multigrid", "Did you mean multi_grid")),
         (dict(backbone="resnet18", out_indices=(2,), auxiliary=True), ("two feature maps", "(2,)")),
     ],

@@ -11,18 +11,20 @@ import numpy as np
 from PIL import Image
 
 import danet
-from danet.data.scenes import scene
+from danet.data.scenes import far_from_things, scene
 from danet.viz.attention import attention_overlay, caption
 from danet.viz.overlay import overlay, side_by_side
 from danet.viz.text import GROUND
 
 INDEX = 5
+SIGHT = 66  # pixels: what the network's convolutions see to each side, and one
 
 
 def main(path: str = "docs/twins.png", model: str | None = None) -> None:
     segmenter = danet.load(model)
     street, twin = (scene(3, INDEX, twin=twin) for twin in (False, True))  # seed 3: never trained or validated on
-    places = np.argwhere(street.far & twin.far & (street.labels != twin.labels))
+    far = far_from_things(street.labels, SIGHT) & far_from_things(twin.labels, SIGHT)
+    places = np.argwhere(far & (street.labels != twin.labels))
     y, x = (int(coordinate) for coordinate in places[len(places) // 2])
     rows = []
     for drawn in (street, twin):

@@ -219,12 +219,13 @@ def info(options: argparse.Namespace) -> int:
     from danet.inference.device import choose_device, choose_precision
     from danet.models.attention import gates
     from danet.weights.bundle import load_bundle
-    from danet.weights.zoo import find_bundle
+    from danet.weights.zoo import embedded, find_bundle
 
     if not options.model:
         device = choose_device()
         facts = {"danet": __version__, "device": str(device), "precision": choose_precision("auto", device)}
-        return _finish(options, facts | {"recipes": recipes()}, *_lines(facts | {"recipes": ", ".join(recipes())}))
+        facts |= {"recipes": recipes(), "models": embedded()}
+        return _finish(options, facts, *_lines(facts))
     found = {}
     for path in options.model:
         bundle = load_bundle(find_bundle(path))

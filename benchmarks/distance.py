@@ -83,7 +83,7 @@ def main() -> None:
         writer.writeheader()
         writer.writerows(rows)
     curves["majority"] = [[(edge, 100 * share) for edge, share in zip(EDGES, majority, strict=True)]]
-    title = "ground named rightly, %, by its distance (px) from the nearest thing"
+    title = "ground named rightly, %, by its pixels from the nearest thing"
     draw_curves(options.svg, {title: curves})
 
 

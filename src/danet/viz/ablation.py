@@ -79,7 +79,7 @@ def draw_curves(path: str | Path, curves: Mapping[str, Mapping[str, Sequence[Cur
     columns = min(2, len(curves))
     rows = -(-len(curves) // columns)
     with rc_context(STYLE):
-        figure = Figure(figsize=(4.6 * columns, 2.7 * rows + 0.5), layout="constrained")
+        figure = Figure(figsize=(9.2 if columns > 1 else 6.4, 2.7 * rows + 0.6), layout="constrained")
         panels = figure.subplots(rows, columns, squeeze=False).flatten()
         for panel in panels[len(curves) :]:
             panel.remove()
@@ -101,7 +101,7 @@ def draw_curves(path: str | Path, curves: Mapping[str, Mapping[str, Sequence[Cur
             for panel in panels[: len(curves)]
             for line, text in zip(*panel.get_legend_handles_labels(), strict=True)
         }
-        figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=4, frameon=False)
+        figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=2 + columns, frameon=False)
         _save(figure, path)
 
 

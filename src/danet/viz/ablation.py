@@ -101,7 +101,9 @@ def draw_curves(path: str | Path, curves: Mapping[str, Mapping[str, Sequence[Cur
             for panel in panels[: len(curves)]
             for line, text in zip(*panel.get_legend_handles_labels(), strict=True)
         }
-        figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=2 + columns, frameon=False)
+        figure.legend(
+            list(handles.values()), list(handles), loc="outside lower center", ncols=2 + columns, frameon=False
+        )
         _save(figure, path)
 
 

@@ -164,6 +164,7 @@ def _card(bundle: Bundle) -> str:
         "",
         "```python",
         "import danet",
+        "",
         'prediction = danet.load("this-folder")("image.jpg")',
         "```",
         "",

@@ -9,11 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from danet.data.dataset import Dataset
+from danet.data.scenes import far_from_things
 from danet.data.sources import scenes
 from danet.evaluation.context import context_scores
 from danet.evaluation.evaluate import evaluate
 from danet.inference.segmenter import load
-from danet.models.attention import gates
+from danet.models.attention import attention_modules, gates
 from danet.weights.bundle import WEIGHTS, load_bundle, save_bundle
 
 TARGET = Path("src/danet/weights/street-tiny")
@@ -38,11 +39,20 @@ def main() -> None:
     fresh, twins, control = (Dataset(*scenes(split, COUNT, *SIZE, FRESH)) for split in ("val", "twins", "control"))
     report = evaluate(segmenter, fresh)
     context = context_scores(segmenter, fresh, twins, control)
+    alone = {}
+    for branch, module in attention_modules(segmenter.model):
+        gate = module.gate.data.clone()
+        module.gate.data.zero_()
+        report_without = evaluate(segmenter, fresh, region=far_from_things)
+        assert report_without.region is not None
+        alone[f"context_without_{branch}"] = round(report_without.region.pixel_accuracy, 4)
+        module.gate.data.copy_(gate)
     scores = {
         "scored on": f"{COUNT} drawn streets of {SIZE[0]}×{SIZE[1]} that it never saw, whole, in half precision",
         "miou": round(report.scores.miou, 4),
         "pixel_accuracy": round(report.scores.pixel_accuracy, 4),
         **{name: round(value, 4) for name, value in context._asdict().items()},
+        **alone,
     }
     provenance = {"note": NOTE, **bundle.provenance}
     save_bundle(TARGET, replace(bundle, scores=scores, provenance=provenance))

@@ -27,9 +27,9 @@ def taken_away(segmenter: Segmenter, dataset: Dataset) -> dict[str, float | int]
     generator = np.random.Generator(np.random.Philox(0))
     found = []
     for index in range(STREETS):
-        image, truth, _ = dataset[index]
-        encoding = segmenter.encode(image.permute(1, 2, 0).numpy())
-        right = np.argwhere(far_from_things(truth.numpy()) & (encoding.prediction.labels == truth.numpy()))
+        truth = dataset[index].mask.numpy()
+        encoding = segmenter.encode(dataset[index].pixels)
+        right = np.argwhere(far_from_things(truth) & (encoding.prediction.labels == truth))
         for y, x in right[generator.choice(len(right), POINTS)] if len(right) else ():
             found.append(encoding.take_away((x, y), SHARE))
     classes = [one.before.argmax() for one in found]

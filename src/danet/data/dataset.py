@@ -39,6 +39,11 @@ class Sample(NamedTuple):
     mask: tv_tensors.Mask
     name: str
 
+    @property
+    def pixels(self) -> UInt8[np.ndarray, "h w 3"]:
+        """The image as H×W×3, as the Segmenter takes it."""
+        return self.image.permute(1, 2, 0).numpy()
+
 
 class Dataset(torch.utils.data.Dataset[Sample]):
     """Items as samples. `dataset[i]` is sample i as in epoch 0, `dataset[epoch, i]` as in that epoch.

@@ -8,7 +8,6 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from danet.data.dataset import Dataset
-from danet.data.labels import IGNORE_INDEX
 from danet.data.parallel import Progress
 from danet.data.scenes import far_from_things
 from danet.evaluation.metrics import Scores, confusion_matrix
@@ -43,8 +42,8 @@ def context_scores(
         (truth, labels, far), (other, other_labels, other_far), (bare_truth, bare_labels, bare_far) = (
             _predicted(segmenter, dataset, index) for dataset in (scenes, twins, control)
         )
-        plain += _confusion_within(far, labels, truth, len(classes))
-        bare += _confusion_within(bare_far, bare_labels, bare_truth, len(classes))
+        plain += confusion_matrix(labels, truth, len(classes), far)
+        bare += confusion_matrix(bare_labels, bare_truth, len(classes), bare_far)
         shared = far & other_far & (truth != other)
         exchanged += int(shared.sum())
         follows += int(((labels == truth) & (other_labels == other))[shared].sum())
@@ -68,10 +67,4 @@ def _predicted(
     """Truth, prediction and far pixels of one scene."""
     sample = dataset[index]
     truth = sample.mask.numpy()
-    return truth, segmenter.predict(sample.image.permute(1, 2, 0).numpy()).labels, far_from_things(truth)
-
-
-def _confusion_within(
-    region: Bool[np.ndarray, "h w"], labels: UInt8[np.ndarray, "h w"], truth: UInt8[np.ndarray, "h w"], classes: int
-) -> np.ndarray:
-    return confusion_matrix(labels, np.where(region, truth, np.uint8(IGNORE_INDEX)), classes)
+    return truth, segmenter.predict(sample.pixels).labels, far_from_things(truth)

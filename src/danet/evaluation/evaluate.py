@@ -11,7 +11,6 @@ from jaxtyping import Bool, UInt8
 
 from danet.config import nearest
 from danet.data.dataset import Dataset
-from danet.data.labels import IGNORE_INDEX
 from danet.data.parallel import Progress
 from danet.errors import InputError
 from danet.evaluation.metrics import Scores, confusion_matrix
@@ -90,14 +89,13 @@ def evaluate(
     for index in range(len(dataset)):
         sample = dataset[index]
         truth = sample.mask.numpy()
-        predicted = segmenter.predict(sample.image.permute(1, 2, 0).numpy()).labels
+        predicted = segmenter.predict(sample.pixels).labels
         confusion = confusion_matrix(predicted, truth, len(names))
         scores = Scores(names, confusion)
         images.append(ImageScore(sample.name, scores.pixel_accuracy, scores.miou))
         total += confusion
         if region is not None:
-            truth_apart = np.where(region(truth), truth, np.uint8(IGNORE_INDEX))
-            apart += confusion_matrix(predicted, truth_apart, len(names))
+            apart += confusion_matrix(predicted, truth, len(names), region(truth))
         if progress is not None:
             progress(index + 1, len(dataset))
     return Report(protocol, Scores(names, total), images, Scores(names, apart) if region is not None else None)

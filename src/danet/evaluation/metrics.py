@@ -6,21 +6,24 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Bool, Int64, UInt8
 
 from danet.data.labels import IGNORE_INDEX
 
 
 def confusion_matrix(
-    prediction: UInt8[np.ndarray, "h w"], truth: UInt8[np.ndarray, "h w"], num_classes: int
+    prediction: UInt8[np.ndarray, "h w"],
+    truth: UInt8[np.ndarray, "h w"],
+    num_classes: int,
+    within: Bool[np.ndarray, "h w"] | None = None,
 ) -> Int64[np.ndarray, "k k"]:
-    """Pixels of true class i (row) predicted as class j (column).
+    """Pixels of true class i (row) predicted as class j (column), of the whole image or of those `within`.
 
     Raises ValueError for different shapes and for a class outside 0 … num_classes − 1 in either.
     """
     if prediction.shape != truth.shape:
         raise ValueError(f"The prediction is {prediction.shape}, its truth {truth.shape}; they must be alike.")
-    valid = truth != IGNORE_INDEX
+    valid = truth != IGNORE_INDEX if within is None else within & (truth != IGNORE_INDEX)
     predicted, true = prediction[valid].astype(np.int64), truth[valid].astype(np.int64)
     for what, values in (("prediction", predicted), ("truth", true)):
         if values.max(initial=0) >= num_classes:

@@ -146,10 +146,10 @@ def run(
     folder = runs / config.name
     if folder.exists() and not checkpoints(folder / "checkpoints"):
         shutil.rmtree(folder)  # interrupted before there was anything to go on from
-    if folder.exists():  # in the precision that "auto" came to
+    resumed = folder.exists()
+    if resumed:  # in the precision that "auto" came to
         config = config.model_copy(update={"precision": run_config(folder).precision})
     device = choose_device(config.device)
-    resumed = folder.exists()
     reset_peak_memory(device)
     events = train(config, resume=resumed, runs=runs, data=data, progress=progress)
     watch(Path(config.name).name, events, config.optim.steps)

@@ -43,7 +43,6 @@ def branch_shares(segmenter: Segmenter, dataset: Dataset) -> dict[str, float]:
     count = min(SHARE_IMAGES, len(dataset))
     found: dict[str, list[float]] = {branch: [] for branch, _ in attention_modules(segmenter.model)}
     for number in range(count if found else 0):
-        image = dataset[number * len(dataset) // count].image
-        for branch, trace in segmenter.encode(image.permute(1, 2, 0).numpy()).traces.items():
+        for branch, trace in segmenter.encode(dataset[number * len(dataset) // count].pixels).traces.items():
             found[branch].append(trace.share.item())
     return {branch: sum(shares) / count for branch, shares in found.items()}

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
 from PIL import Image
 
 from danet.config import RunConfig, read_config
@@ -61,7 +60,7 @@ def report_runs(
     by_name = {item.name: index for index, item in enumerate(dataset.items)}
 
     def picture(name: str) -> Image.Image:
-        prediction = segmenter.predict(pixels(dataset, by_name[name]))
+        prediction = segmenter.predict(dataset[by_name[name]].pixels)
         return overlay(prediction.image, prediction.labels, prediction.space, legend=False)
 
     write_report(
@@ -105,16 +104,11 @@ def run_scores(report: Report) -> RunScores:
     return RunScores(found["miou"], found["pixel_accuracy"], found["iou"], found["context"], found["majority"])
 
 
-def pixels(dataset: Dataset, index: int) -> UInt8[np.ndarray, "h w 3"]:
-    """An image of a data set as H×W×3."""
-    return dataset[index].image.permute(1, 2, 0).numpy()
-
-
 def triple(dataset: Dataset, index: int, segmenter: Segmenter) -> Triple:
     """Image, truth and prediction of one validation image."""
     sample = dataset[index]
-    image = sample.image.permute(1, 2, 0).numpy()
-    return Triple(Path(sample.name).name, image, sample.mask.numpy(), segmenter.predict(image).labels)
+    labels = segmenter.predict(sample.pixels).labels
+    return Triple(Path(sample.name).name, sample.pixels, sample.mask.numpy(), labels)
 
 
 def attention_views(dataset: Dataset, indices: Sequence[int], segmenter: Segmenter, room: int) -> list[AttentionView]:
@@ -124,7 +118,7 @@ def attention_views(dataset: Dataset, indices: Sequence[int], segmenter: Segment
     """
     views: list[AttentionView] = []
     for index in indices:
-        encoding = segmenter.encode(pixels(dataset, index))
+        encoding = segmenter.encode(dataset[index].pixels)
         if "position" not in encoding.traces:
             break
         view = encoding.view(Path(dataset.items[index].name).name)

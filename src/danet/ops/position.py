@@ -1,24 +1,29 @@
 """Position attention, exact, in memory linear in the number of positions (DANet, CVPR 2019, section 3.2).
 
-S = softmax(scale · Q Kᵀ) over keys and E = S V, one block of query rows after another: the N×M matrix is never formed
-as a whole. The backward is our own: it keeps each row's log-sum-exp and computes the scores again, block by block.
+S = softmax(scale · Q Kᵀ) over keys and E = S V; the N×M matrix is never formed. What computes it is one operator,
+`torch.ops.danet.position_attention`, and its backward another, so compilers and exporters take either whole;
+danet.ops.tiles holds the equations. On CUDA torch's memory-efficient kernel takes over where it can.
 Products of float32 tensors follow torch's own setting (`torch.set_float32_matmul_precision`).
 """
 
-import functools
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any, Literal, overload
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any, Literal, get_args, overload
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.backends.cuda import SDPAParams, can_use_efficient_attention
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-# Enough rows for a matrix product at full speed, few enough for their scores (9 MB at 9,216 keys) to stay in the cache.
-BLOCK_ROWS = 256
+from danet.ops.tiles import attend, attend_backward, wide_dtype
 
-# Below this many rows or columns oneDNN's set-up costs more than its product gains.
-ONEDNN_SIZE = 128
+Backend = Literal["auto", "tiles", "sdpa"]
+
+# A map of at most so many entries costs less by the equations as they stand than an operator's call does.
+SMALL_MAP = 96 * 96
 
 
 @overload
@@ -28,6 +33,7 @@ def position_attention(
     value: Float[Tensor, "... m c"],
     scale: float = 1.0,
     return_logsumexp: Literal[False] = False,
+    backend: Backend = "auto",
 ) -> Float[Tensor, "... n c"]: ...
 
 
@@ -39,6 +45,7 @@ def position_attention(
     scale: float = 1.0,
     *,
     return_logsumexp: Literal[True],
+    backend: Backend = "auto",
 ) -> tuple[Float[Tensor, "... n c"], Float[Tensor, "... n"]]: ...
 
 
@@ -48,6 +55,7 @@ def position_attention(
     value: Float[Tensor, "... m c"],
     scale: float = 1.0,
     return_logsumexp: bool = False,
+    backend: Backend = "auto",
 ) -> Float[Tensor, "... n c"] | tuple[Float[Tensor, "... n c"], Float[Tensor, "... n"]]:
     """softmax(scale · query keyᵀ) value, with softmax over keys, in memory linear in n and m.
 
@@ -55,18 +63,37 @@ def position_attention(
     with `value` alone. The result has the type of `value` (under autocast: autocast's).
 
     With `return_logsumexp`, also each query's log Σ exp(scale · query keyᵀ), which carries no gradient; it is what
-    `position_attention_columns` needs. Raises ValueError for shapes that do not fit, and RuntimeError when the gradient
-    is differentiated again.
+    `position_attention_columns` needs.
+
+    `backend` "tiles" is our own way, on any device; "sdpa" torch's memory-efficient kernel on CUDA, which wants query,
+    key and value in one type, rounds the softmax to it, and gives no log-sum-exp; "auto" takes it where all of that
+    holds. Neither ever forms the N×M matrix.
+
+    Raises ValueError for shapes that do not fit and for a backend that cannot do what is asked, and RuntimeError when
+    the gradient is differentiated again.
     """
-    _check_shapes(query, key, value)
+    _check(query, key, value, backend)
     device = query.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device) and value.dtype != torch.float64:
+    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    if autocast and value.dtype != torch.float64:
         value = value.to(torch.get_autocast_dtype(device))
+    if backend == "auto" and not return_logsumexp and _is_small(query, key, value):
+        with torch.autocast(device, enabled=False) if autocast else nullcontext():
+            return torch.softmax(_scores(query, key, scale), dim=-1).to(value.dtype) @ value
     leading = query.shape[:-2]
-    batched = (x.reshape(math.prod(leading), *x.shape[-2:]) for x in (query, key, value))
-    output, logsumexp = _PositionAttention.apply(*batched, scale)
+    flat = [x.reshape(math.prod(leading), *x.shape[-2:]) for x in (query, key, value)]
+    if backend != "tiles":
+        refusal = "gives no log-sum-exp" if return_logsumexp else _sdpa_refusal(*flat)
+        if refusal is None:
+            # This kernel and no other: torch's last resort would form the N×M matrix.
+            with sdpa_kernel(SDPBackend.EFFICIENT_ATTENTION):
+                output = F.scaled_dot_product_attention(*(x.unsqueeze(1) for x in flat), scale=scale)
+            return output.reshape(*leading, *output.shape[-2:])
+        if backend == "sdpa":
+            raise ValueError(f"position attention by 'sdpa' {refusal}: choose 'tiles' or 'auto'")
+    output, logsumexp = _attend(*flat, scale)
     output = output.view(*leading, *output.shape[-2:])
-    return (output, logsumexp.view(output.shape[:-1])) if return_logsumexp else output
+    return (output, logsumexp.detach().view(output.shape[:-1])) if return_logsumexp else output
 
 
 def position_attention_rows(
@@ -99,113 +126,76 @@ def position_attention_columns(
         return torch.exp(scores - logsumexp.unsqueeze(-1))
 
 
-class _PositionAttention(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        query: Float[Tensor, "b n d"],
-        key: Float[Tensor, "b m d"],
-        value: Float[Tensor, "b m c"],
-        scale: float,
-    ) -> tuple[Float[Tensor, "b n c"], Float[Tensor, "b n"]]:
-        dtype = _wide_dtype(query, key, value)
-        output = value.new_empty(*query.shape[:2], value.shape[2])
-        logsumexp = query.new_empty(query.shape[:2], dtype=dtype)
-        with torch.autocast(query.device.type, enabled=False):
-            wide_key = key.to(dtype)
-            for entries, rows in _blocks(query):
-                scores = _product(query[entries, rows].to(dtype) * scale, wide_key[entries].mT)
-                top = scores.amax(-1)
-                weights = torch.softmax(scores, dim=-1)
-                # A row's largest weight is exp(top - logsumexp): cheaper than a second pass of exponentials.
-                logsumexp[entries, rows] = top - weights.amax(-1).log()
-                output[entries, rows] = _product(weights.to(value.dtype), value[entries])
-        ctx.save_for_backward(query, key, value, output, logsumexp)
-        ctx.scale = scale
-        ctx.mark_non_differentiable(logsumexp)
-        return output, logsumexp
-
-    @staticmethod
-    def backward(ctx: Any, grad_output: Float[Tensor, "b n c"], _: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        return *_PositionAttentionBackward.apply(grad_output, *ctx.saved_tensors, ctx.scale), None
+@torch.library.custom_op("danet::position_attention", mutates_args=())
+def _attend(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    with torch.autocast(query.device.type, enabled=False):
+        return attend(query, key, value, scale)
 
 
-class _PositionAttentionBackward(torch.autograd.Function):
-    """A function of its own, so that whoever differentiates it meets an error, not a gradient with a term missing."""
+@_attend.register_fake
+def _(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    logsumexp = query.new_empty(query.shape[:2], dtype=wide_dtype(query, key, value))
+    return value.new_empty(*query.shape[:2], value.shape[2]), logsumexp
 
-    @staticmethod
-    def forward(
-        ctx: Any,
-        grad_output: Float[Tensor, "b n c"],
-        query: Float[Tensor, "b n d"],
-        key: Float[Tensor, "b m d"],
-        value: Float[Tensor, "b m c"],
-        output: Float[Tensor, "b n c"],
-        logsumexp: Float[Tensor, "b n"],
-        scale: float,
-    ) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b m d"], Float[Tensor, "b m c"]]:
-        dtype = logsumexp.dtype
-        grad_query = torch.empty_like(query)
-        # Sums over blocks, so wide; transposed, because so the products that they add up are fastest.
-        grad_key = key.new_zeros(key.mT.shape, dtype=dtype)
-        grad_value = value.new_zeros(value.mT.shape, dtype=dtype)
-        with torch.autocast(query.device.type, enabled=False):
-            wide_key = key.to(dtype)
-            for entries, rows in _blocks(query):
-                scaled_query = query[entries, rows].to(dtype) * scale
-                grad = grad_output[entries, rows]
-                weights = _product(scaled_query, wide_key[entries].mT)
-                weights.sub_(logsumexp[entries, rows].unsqueeze(-1)).exp_()
-                grad_value[entries].add_(_product(grad.mT, weights.to(value.dtype)))
-                # The gradient of softmax is S ∘ (dS - Σ dS ∘ S); the sum over keys equals Σ dE ∘ E over channels.
-                inner = (grad.to(dtype) * output[entries, rows].to(dtype)).sum(-1, keepdim=True)
-                grad_scores = _product(grad, value[entries].mT).to(dtype).sub_(inner).mul_(weights)
-                grad_query[entries, rows] = _product(grad_scores, wide_key[entries]) * scale
-                grad_key[entries].add_(_product(scaled_query.mT, grad_scores))
-        return grad_query, grad_key.mT.to(key.dtype), grad_value.mT.to(value.dtype)
 
-    @staticmethod
-    def backward(ctx: Any, *_: Tensor) -> None:
-        raise RuntimeError(
-            "position attention can be differentiated once only: its gradient has no gradient of its own"
+@torch.library.custom_op("danet::position_attention_backward", mutates_args=())
+def _attend_backward(
+    grad_output: Tensor, query: Tensor, key: Tensor, value: Tensor, output: Tensor, logsumexp: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    with torch.autocast(query.device.type, enabled=False):
+        return attend_backward(grad_output, query, key, value, output, logsumexp, scale)
+
+
+@_attend_backward.register_fake
+def _(
+    grad_output: Tensor, query: Tensor, key: Tensor, value: Tensor, output: Tensor, logsumexp: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    return query.new_empty(query.mT.shape).mT, key.new_empty(key.shape), value.new_empty(value.shape)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    *tensors, ctx.scale = inputs
+    ctx.save_for_backward(*tensors, *output)
+
+
+def _differentiate(ctx: Any, grad_output: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    return *_attend_backward(grad_output, *ctx.saved_tensors, ctx.scale), None
+
+
+def _refuse(ctx: Any, *_: Tensor) -> None:
+    raise RuntimeError("position attention can be differentiated once only: its gradient has no gradient of its own")
+
+
+_attend.register_autograd(_differentiate, setup_context=_save)
+_attend_backward.register_autograd(_refuse)
+
+
+def _is_small(query: Tensor, key: Tensor, value: Tensor) -> bool:
+    """Whether the equations as they stand cost less than a call of the operator; never while a graph is recorded."""
+    recorded = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
+    return query[..., 0].numel() * key.shape[-2] <= SMALL_MAP and not recorded and not torch.compiler.is_compiling()
+
+
+def _sdpa_refusal(
+    query: Float[Tensor, "b n d"], key: Float[Tensor, "b m d"], value: Float[Tensor, "b m c"]
+) -> str | None:
+    """Why torch's memory-efficient kernel cannot take these, or None."""
+    if query.device.type != "cuda":
+        return f"needs a CUDA device, not {query.device.type}"
+    if not query.dtype == key.dtype == value.dtype:
+        return f"needs one type, not {query.dtype}, {key.dtype} and {value.dtype}"
+    if not can_use_efficient_attention(
+        SDPAParams(*(x.unsqueeze(1) for x in (query, key, value)), None, 0.0, False, False)
+    ):
+        return (
+            f"refuses {tuple(query.shape)}, {tuple(key.shape)} and {tuple(value.shape)} of {query.dtype} on this device"
         )
-
-
-def _blocks(query: Float[Tensor, "b n d"]) -> Iterator[tuple[slice, slice]]:
-    """Slices (batch entries, rows) that cover all queries; on CPU a block has BLOCK_ROWS rows over all its entries."""
-    batch, length, _ = query.shape
-    # An accelerator has no such cache, and more cores than one entry's rows keep busy.
-    entries = max(1, BLOCK_ROWS // max(1, length)) if query.device.type == "cpu" else max(1, batch)
-    for first in range(0, batch, entries):
-        for row in range(0, length, BLOCK_ROWS):
-            yield slice(first, first + entries), slice(row, row + BLOCK_ROWS)
-
-
-def _product(left: Float[Tensor, "b n k"], right: Float[Tensor, "b k m"]) -> Float[Tensor, "b n m"]:
-    """left @ right; on CPU in float32 by oneDNN where it can (no autograd there).
-
-    torch gives plain float32 products to MKL, which leaves half of an AMD processor's vector units idle.
-    """
-    large = left.shape[0] == 1 and min(left.shape[1], right.shape[2]) >= ONEDNN_SIZE and left.shape[2] > 0
-    if large and left.device.type == "cpu" and left.dtype == torch.float32 and _onednn():
-        return torch.ops.mkldnn._linear_pointwise(left[0], right[0].mT, None, "none", [], "").unsqueeze(0)
-    return left @ right
-
-
-def _onednn() -> bool:
-    backend = torch.backends.mkldnn
-    # The operator is private to torch, so it may be gone in another version.
-    return backend.is_available() and backend.enabled and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    return None
 
 
 def _scores(query: Float[Tensor, "... n d"], key: Float[Tensor, "... m d"], scale: float) -> Float[Tensor, "... n m"]:
-    dtype = _wide_dtype(query, key)
+    dtype = wide_dtype(query, key)
     return (query.to(dtype) * scale) @ key.to(dtype).mT
-
-
-def _wide_dtype(*tensors: Tensor) -> torch.dtype:
-    """The widest of the tensors' types, float32 at least."""
-    return functools.reduce(torch.promote_types, (x.dtype for x in tensors), torch.float32)
 
 
 def _indices(at: int | Sequence[int] | Int[Tensor, " k"], length: int) -> Int[Tensor, " k"]:
@@ -216,7 +206,9 @@ def _indices(at: int | Sequence[int] | Int[Tensor, " k"], length: int) -> Int[Te
     return at
 
 
-def _check_shapes(query: Tensor, key: Tensor, value: Tensor) -> None:
+def _check(query: Tensor, key: Tensor, value: Tensor, backend: str) -> None:
+    if backend not in get_args(Backend):
+        raise ValueError(f"there is no position attention backend {backend!r}: choose 'auto', 'tiles' or 'sdpa'")
     if (
         min(query.ndim, key.ndim, value.ndim) < 2
         or not query.shape[:-2] == key.shape[:-2] == value.shape[:-2]

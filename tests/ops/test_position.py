@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from danet.ops import position_attention, position_attention_columns, position_attention_rows
-from danet.ops.tiles import TILE as BLOCK_ROWS
+from danet.ops.tiles import QUERIES as BLOCK_ROWS
 from tests import reference
 
 LONG = BLOCK_ROWS + 45  # one block and a rest

@@ -1,15 +1,14 @@
 """Position attention, exact, in memory linear in the number of positions (DANet, CVPR 2019, section 3.2).
 
-S = softmax(scale · Q Kᵀ) over keys and E = S V; the N×M matrix is never formed. What computes it is one operator,
-`torch.ops.danet.position_attention`, and its backward another, so compilers and exporters take either whole;
-danet.ops.tiles holds the equations. On CUDA torch's memory-efficient kernel takes over where it can.
+S = softmax(scale · Q Kᵀ) over keys and E = S V; a large N×M matrix S is never formed. danet.ops.tiles holds how, and
+danet.ops.operator makes it one operator of torch's; on CUDA torch's memory-efficient kernel takes over where it can.
 Products of float32 tensors follow torch's own setting (`torch.set_float32_matmul_precision`).
 """
 
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any, Literal, get_args, overload
+from typing import Literal, get_args, overload
 
 import torch
 import torch.nn.functional as F
@@ -18,12 +17,15 @@ from torch import Tensor
 from torch.backends.cuda import SDPAParams, can_use_efficient_attention
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from danet.ops.tiles import attend, attend_backward, wide_dtype
+from danet.ops.operator import attend
+from danet.ops.product import product
+from danet.ops.tiles import wide_dtype
 
-Backend = Literal["auto", "tiles", "sdpa"]
+Backend = Literal["auto", "tiles", "sdpa", "whole"]
+BACKENDS = get_args(Backend)
 
-# A map of at most so many entries costs less by the equations as they stand than an operator's call does.
-SMALL_MAP = 96 * 96
+# Maps of no more entries than this (16 MB in float32) are formed as a whole: tiles would only add to their time.
+SMALL_MAP = 2**22
 
 
 @overload
@@ -65,34 +67,36 @@ def position_attention(
     With `return_logsumexp`, also each query's log Σ exp(scale · query keyᵀ), which carries no gradient; it is what
     `position_attention_columns` needs.
 
-    `backend` "tiles" is our own way, on any device; "sdpa" torch's memory-efficient kernel on CUDA, which wants query,
-    key and value in one type, rounds the softmax to it, and gives no log-sum-exp; "auto" takes it where all of that
-    holds. Neither ever forms the N×M matrix.
+    `backend` is one of
+    - "tiles": a few tiles of the map at a time, on any device; its gradient cannot be differentiated again;
+    - "sdpa": torch's memory-efficient kernel, on CUDA, for query, key and value of one type; without log-sum-exp;
+    - "whole": the equations as they stand, which hold the whole map and torch differentiates as often as you like;
+    - "auto": "sdpa" where it can, "whole" for small maps (2²² entries at most), else "tiles".
 
     Raises ValueError for shapes that do not fit and for a backend that cannot do what is asked, and RuntimeError when
-    the gradient is differentiated again.
+    the gradient of "tiles" is differentiated.
     """
     _check(query, key, value, backend)
     device = query.device.type
     autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     if autocast and value.dtype != torch.float64:
         value = value.to(torch.get_autocast_dtype(device))
-    if backend == "auto" and not return_logsumexp and _is_small(query, key, value):
-        with torch.autocast(device, enabled=False) if autocast else nullcontext():
-            return torch.softmax(_scores(query, key, scale), dim=-1).to(value.dtype) @ value
     leading = query.shape[:-2]
-    flat = [x.reshape(math.prod(leading), *x.shape[-2:]) for x in (query, key, value)]
-    if backend != "tiles":
-        refusal = "gives no log-sum-exp" if return_logsumexp else _sdpa_refusal(*flat)
-        if refusal is None:
-            # This kernel and no other: torch's last resort would form the N×M matrix.
-            with sdpa_kernel(SDPBackend.EFFICIENT_ATTENTION):
-                output = F.scaled_dot_product_attention(*(x.unsqueeze(1) for x in flat), scale=scale)
-            return output.reshape(*leading, *output.shape[-2:])
-        if backend == "sdpa":
-            raise ValueError(f"position attention by 'sdpa' {refusal}: choose 'tiles' or 'auto'")
-    output, logsumexp = _attend(*flat, scale)
-    output = output.view(*leading, *output.shape[-2:])
+    flat = query, key, value
+    if len(leading) != 1:
+        flat = tuple(x.reshape(math.prod(leading), *x.shape[-2:]) for x in flat)
+    with torch.autocast(device, enabled=False) if autocast else nullcontext():
+        if backend == "auto":
+            backend = _choose(*flat, return_logsumexp)
+        match backend:
+            case "tiles":
+                output, logsumexp = attend(*flat, scale)
+            case "whole":
+                output, logsumexp = _whole(*flat, scale, return_logsumexp)
+            case "sdpa":
+                output, logsumexp = _sdpa(*flat, scale, return_logsumexp)
+    if len(leading) != 1:
+        output = output.reshape(*leading, *output.shape[-2:])
     return (output, logsumexp.detach().view(output.shape[:-1])) if return_logsumexp else output
 
 
@@ -126,76 +130,74 @@ def position_attention_columns(
         return torch.exp(scores - logsumexp.unsqueeze(-1))
 
 
-@torch.library.custom_op("danet::position_attention", mutates_args=())
-def _attend(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    with torch.autocast(query.device.type, enabled=False):
-        return attend(query, key, value, scale)
+def _choose(
+    query: Float[Tensor, "b n d"], key: Float[Tensor, "b m d"], value: Float[Tensor, "b m c"], need_logsumexp: bool
+) -> Backend:
+    """What "auto" stands for."""
+    if query.device.type == "cuda" and _sdpa_refusal(query, key, value, need_logsumexp) is None:
+        return "sdpa"
+    # A graph that is recorded for other sizes too gets the operator.
+    small = not torch.compiler.is_compiling() and query.shape[0] * query.shape[1] * key.shape[1] <= SMALL_MAP
+    return "whole" if small else "tiles"
 
 
-@_attend.register_fake
-def _(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    logsumexp = query.new_empty(query.shape[:2], dtype=wide_dtype(query, key, value))
-    return value.new_empty(*query.shape[:2], value.shape[2]), logsumexp
+def _whole(
+    query: Float[Tensor, "b n d"],
+    key: Float[Tensor, "b m d"],
+    value: Float[Tensor, "b m c"],
+    scale: float,
+    need_logsumexp: bool,
+) -> tuple[Float[Tensor, "b n c"], Float[Tensor, "b n"] | None]:
+    query, key = _wide(query, key, scale)
+    scores = product(query, key.mT)
+    output = product(torch.softmax(scores, dim=-1).to(value.dtype), value)
+    return output, scores.logsumexp(-1) if need_logsumexp else None
 
 
-@torch.library.custom_op("danet::position_attention_backward", mutates_args=())
-def _attend_backward(
-    grad_output: Tensor, query: Tensor, key: Tensor, value: Tensor, output: Tensor, logsumexp: Tensor, scale: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    with torch.autocast(query.device.type, enabled=False):
-        return attend_backward(grad_output, query, key, value, output, logsumexp, scale)
-
-
-@_attend_backward.register_fake
-def _(
-    grad_output: Tensor, query: Tensor, key: Tensor, value: Tensor, output: Tensor, logsumexp: Tensor, scale: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    return query.new_empty(query.mT.shape).mT, key.new_empty(key.shape), value.new_empty(value.shape)
-
-
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    *tensors, ctx.scale = inputs
-    ctx.save_for_backward(*tensors, *output)
-
-
-def _differentiate(ctx: Any, grad_output: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    return *_attend_backward(grad_output, *ctx.saved_tensors, ctx.scale), None
-
-
-def _refuse(ctx: Any, *_: Tensor) -> None:
-    raise RuntimeError("position attention can be differentiated once only: its gradient has no gradient of its own")
-
-
-_attend.register_autograd(_differentiate, setup_context=_save)
-_attend_backward.register_autograd(_refuse)
-
-
-def _is_small(query: Tensor, key: Tensor, value: Tensor) -> bool:
-    """Whether the equations as they stand cost less than a call of the operator; never while a graph is recorded."""
-    recorded = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
-    return query[..., 0].numel() * key.shape[-2] <= SMALL_MAP and not recorded and not torch.compiler.is_compiling()
+def _sdpa(
+    query: Float[Tensor, "b n d"],
+    key: Float[Tensor, "b m d"],
+    value: Float[Tensor, "b m c"],
+    scale: float,
+    need_logsumexp: bool,
+) -> tuple[Float[Tensor, "b n c"], None]:
+    refusal = _sdpa_refusal(query, key, value, need_logsumexp)
+    if refusal:
+        raise ValueError(f"position attention by 'sdpa' {refusal}: choose 'tiles' or 'auto'")
+    query, key, value = (x.unsqueeze(1) for x in (query, key, value))  # one head
+    # This kernel and no other: torch's last resort would form the N×M matrix.
+    with sdpa_kernel(SDPBackend.EFFICIENT_ATTENTION):
+        return F.scaled_dot_product_attention(query, key, value, scale=scale).squeeze(1), None
 
 
 def _sdpa_refusal(
-    query: Float[Tensor, "b n d"], key: Float[Tensor, "b m d"], value: Float[Tensor, "b m c"]
+    query: Float[Tensor, "b n d"], key: Float[Tensor, "b m d"], value: Float[Tensor, "b m c"], need_logsumexp: bool
 ) -> str | None:
-    """Why torch's memory-efficient kernel cannot take these, or None."""
+    """Why torch's memory-efficient kernel cannot do this, or None."""
+    if need_logsumexp:
+        return "gives no log-sum-exp"
     if query.device.type != "cuda":
         return f"needs a CUDA device, not {query.device.type}"
     if not query.dtype == key.dtype == value.dtype:
         return f"needs one type, not {query.dtype}, {key.dtype} and {value.dtype}"
-    if not can_use_efficient_attention(
-        SDPAParams(*(x.unsqueeze(1) for x in (query, key, value)), None, 0.0, False, False)
-    ):
-        return (
-            f"refuses {tuple(query.shape)}, {tuple(key.shape)} and {tuple(value.shape)} of {query.dtype} on this device"
-        )
+    query, key, value = (x.unsqueeze(1) for x in (query, key, value))
+    if not can_use_efficient_attention(SDPAParams(query, key, value, None, 0.0, False, False)):
+        return f"cannot take widths {query.shape[-1]} and {value.shape[-1]} of {query.dtype} on this device"
     return None
 
 
 def _scores(query: Float[Tensor, "... n d"], key: Float[Tensor, "... m d"], scale: float) -> Float[Tensor, "... n m"]:
+    query, key = _wide(query, key, scale)
+    return query @ key.mT
+
+
+def _wide(
+    query: Float[Tensor, "... n d"], key: Float[Tensor, "... m d"], scale: float
+) -> tuple[Float[Tensor, "... n d"], Float[Tensor, "... m d"]]:
+    """scale · query and key in float32 or wider."""
     dtype = wide_dtype(query, key)
-    return (query.to(dtype) * scale) @ key.to(dtype).mT
+    query = query.to(dtype)
+    return query if scale == 1 else query * scale, key.to(dtype)
 
 
 def _indices(at: int | Sequence[int] | Int[Tensor, " k"], length: int) -> Int[Tensor, " k"]:
@@ -207,8 +209,8 @@ def _indices(at: int | Sequence[int] | Int[Tensor, " k"], length: int) -> Int[Te
 
 
 def _check(query: Tensor, key: Tensor, value: Tensor, backend: str) -> None:
-    if backend not in get_args(Backend):
-        raise ValueError(f"there is no position attention backend {backend!r}: choose 'auto', 'tiles' or 'sdpa'")
+    if backend not in BACKENDS:
+        raise ValueError(f"there is no position attention backend {backend!r}: choose {', '.join(BACKENDS)}")
     if (
         min(query.ndim, key.ndim, value.ndim) < 2
         or not query.shape[:-2] == key.shape[:-2] == value.shape[:-2]

@@ -1,35 +1,56 @@
-"""A matrix product on the CPU at the machine's own speed, in true float32."""
+"""A matrix product at the machine's own speed, in true float32."""
+
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-# Below this many rows or columns oneDNN's set-up costs more than its product gains.
-ONEDNN_SIZE = 128
+# Multiplications below which oneDNN's set-up costs more than its product gains.
+ONEDNN_WORK = 2**24
 
 
 def product(left: Float[Tensor, "b n k"], right: Float[Tensor, "b k m"]) -> Float[Tensor, "b n m"]:
-    """left @ right; a single one in float32 on the CPU by oneDNN, where it can (no autograd there).
+    """left @ right; a single large one in float32 on the CPU by oneDNN, where torch has that.
 
-    torch gives float32 products to MKL, which leaves half of an AMD processor's vector units idle.
+    torch gives float32 products to MKL, which leaves half of the vector units of many AMD processors idle.
     """
-    if left.dtype == torch.float32 and left.device.type == "cpu" and _onednn_takes(left, right):
-        # oneDNN wants dense rows; copying a strided block takes a small part of its product's time.
-        rows, columns = left[0].contiguous(), right[0].mT
-        if 1 not in columns.stride():
-            columns = columns.contiguous()
-        return torch.ops.mkldnn._linear_pointwise(rows, columns, None, "none", [], "").unsqueeze(0)
-    return left @ right
+    if not _onednn_takes(left, right):
+        return left @ right
+    if torch.is_grad_enabled() and (left.requires_grad or right.requires_grad):
+        return _Product.apply(left, right)
+    # oneDNN wants dense rows; to copy a strided factor takes a small part of the product's time.
+    rows, columns = left[0].contiguous(), right[0].mT
+    if 1 not in columns.stride():
+        columns = columns.contiguous()
+    return torch.ops.mkldnn._linear_pointwise(rows, columns, None, "none", [], "").unsqueeze(0)
 
 
 def _onednn_takes(left: Tensor, right: Tensor) -> bool:
     backend = torch.backends.mkldnn
     return (
-        left.shape[0] == 1
-        and left.shape[2] > 0
-        and min(left.shape[1], right.shape[2]) >= ONEDNN_SIZE
+        left.numel() * right.shape[2] >= ONEDNN_WORK
+        and left.shape[0] == 1
+        and left.dtype == right.dtype == torch.float32
+        and left.device.type == "cpu"
+        and not torch.compiler.is_compiling()
         and backend.is_available()
         and backend.enabled
         # The operator is private to torch, so it may be gone in another version.
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     )
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, left: Float[Tensor, "1 n k"], right: Float[Tensor, "1 k m"]) -> Float[Tensor, "1 n m"]:
+        ctx.save_for_backward(left, right)
+        return product(left, right)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Float[Tensor, "1 n m"]) -> tuple[Tensor, Tensor]:
+        left, right = ctx.saved_tensors
+        # leftᵀ grad, transposing the smaller of the two.
+        turned = left.numel() < grad.numel()
+        grad_right = product(left.mT, grad) if turned else product(grad.mT, left).mT
+        return product(grad, right.mT), grad_right

@@ -17,11 +17,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from danet.ops.product import ONEDNN_SIZE, product
+from danet.ops.product import product
 
-# A tile's queries and keys: enough for products at full speed, and few enough for the cache (4 MB of scores).
-TILE = 1024
-KEYS = 1024
+# Queries and keys of a tile: enough for products at full speed, few enough for the cache. Forward, one matrix of this
+# size is held at a time, backward two of half of it (8 MB in float32).
+QUERIES, KEYS = 1024, 2048
 
 
 def attend(
@@ -80,7 +80,7 @@ def attend_backward(
         block = key[entries, columns].to(dtype)
         powers, transposed = block * (scale / math.log(2)), block.mT.contiguous()
         total_key = total_value = None
-        for rows in _steps(query.shape[1]):
+        for rows in _steps(query.shape[1], QUERIES):
             queries, grad = query[entries, rows].to(dtype), grad_output[entries, rows]
             weights = product(powers, queries.mT).sub_(offset[entries, None, rows]).exp2_()
             part_value = product(weights.to(value.dtype), grad)
@@ -100,19 +100,17 @@ def wide_dtype(*tensors: Tensor) -> torch.dtype:
     return functools.reduce(torch.promote_types, (x.dtype for x in tensors), torch.float32)
 
 
-def _tiles(positions: Float[Tensor, "b n d"]) -> Iterator[tuple[slice, slice]]:
-    """Slices (batch entries, positions) that cover all: on CPU one entry at a time, or several short ones."""
+def _tiles(positions: Float[Tensor, "b n d"], most: int = QUERIES) -> Iterator[tuple[slice, slice]]:
+    """Slices (batch entries, positions) that cover all; on CPU an entry at a time, or as many as fill one slice."""
     batch, length, _ = positions.shape
-    if positions.device.type != "cpu":
-        together = batch  # more cores than one entry's tile keeps busy
-    else:
-        together = 1 if length >= ONEDNN_SIZE else TILE // max(1, length)
+    # An accelerator has more cores than one entry's tile keeps busy.
+    together = most // max(1, length) if positions.device.type == "cpu" else batch
     for entries in _steps(batch, max(1, together)):
-        for rows in _steps(length):
+        for rows in _steps(length, most):
             yield entries, rows
 
 
-def _steps(length: int, most: int = TILE) -> Iterator[slice]:
-    """Slices of equal length, but for the last, that cover 0..length-1; none is longer than `most`."""
-    size = math.ceil(length / max(1, math.ceil(length / most)))
-    return (slice(start, start + size) for start in range(0, length, max(1, size)))
+def _steps(length: int, most: int) -> Iterator[slice]:
+    """Slices that cover 0..length-1, of equal lengths, but for the last, none above `most`."""
+    size = max(1, math.ceil(length / max(1, math.ceil(length / most))))
+    return (slice(start, start + size) for start in range(0, length, size))

@@ -1,10 +1,13 @@
 """Channel attention, exact, with energies that are never rounded below float32 (DANet, CVPR 2019, section 3.3)."""
 
-from typing import Literal
+import math
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from danet.ops.product import product
 
 ChannelRule = Literal["official", "paper"]
 
@@ -23,9 +26,10 @@ def channel_attention(
             "channel attention takes key … m n and value … m p with the same leading dimensions and m, "
             f"not {tuple(key.shape)} and {tuple(value.shape)}"
         )
-    attention = channel_attention_map(query, key, rule)
-    with torch.autocast(query.device.type, enabled=False):
-        return attention.to(value.dtype) @ value
+    _check(query, key, rule)
+    leading = query.shape[:-2]
+    flat = (x.reshape(math.prod(leading), *x.shape[-2:]) for x in (query, key, value))
+    return _ChannelAttention.apply(*flat, rule).view(*leading, query.shape[-2], value.shape[-1])
 
 
 def channel_attention_map(
@@ -40,20 +44,63 @@ def channel_attention_map(
 
     Raises ValueError for another rule, or shapes that do not fit.
     """
-    if rule not in ("official", "paper"):
-        raise ValueError(f"there is no channel attention rule {rule!r}: choose 'official' or 'paper'")
     key = query if key is None else key
-    if min(query.ndim, key.ndim) < 2 or query.shape[:-2] != key.shape[:-2] or query.shape[-1] != key.shape[-1]:
-        raise ValueError(
-            "channel attention takes query … c n and key … m n with the same leading dimensions and n, "
-            f"not {tuple(query.shape)} and {tuple(key.shape)}"
-        )
+    _check(query, key, rule)
     with torch.autocast(query.device.type, enabled=False):
         dtype = _energy_dtype(query, key)
         energy = query.to(dtype) @ key.to(dtype).mT
         # Softmax is blind to a row's constant, so softmax(rowmax - E) is softmax(-E), less one rounding.
         attention = torch.softmax(-energy if rule == "official" else energy, dim=-1)
     return attention.to(torch.promote_types(torch.promote_types(query.dtype, key.dtype), torch.float32))
+
+
+class _ChannelAttention(torch.autograd.Function):
+    """Keeps the map for the backward, and no energies nor copies of the features in another type."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Float[Tensor, "b c n"],
+        key: Float[Tensor, "b m n"],
+        value: Float[Tensor, "b m p"],
+        rule: ChannelRule,
+    ) -> Float[Tensor, "b c p"]:
+        attention = channel_attention_map(query, key, rule)
+        ctx.save_for_backward(query, key, value, attention)
+        ctx.rule = rule
+        with torch.autocast(query.device.type, enabled=False):
+            return _mix(attention.to(value.dtype), value)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Float[Tensor, "b c p"]) -> tuple[Tensor, Tensor, Tensor, None]:
+        query, key, value, attention = ctx.saved_tensors
+        if torch.is_grad_enabled():  # for a gradient of the gradient the map, too, must depend on its inputs
+            attention = channel_attention_map(query, key, ctx.rule)
+        with torch.autocast(query.device.type, enabled=False):
+            grad_value = _mix(attention.to(value.dtype).mT, grad)
+            grad_attention = (grad @ value.mT).to(attention.dtype)
+            grad_energy = attention * (grad_attention - (grad_attention * attention).sum(-1, keepdim=True))
+            if ctx.rule == "official":
+                grad_energy = -grad_energy
+            grad_query = _mix(grad_energy, key.to(attention.dtype)).to(query.dtype)
+            grad_key = _mix(grad_energy.mT, query.to(attention.dtype)).to(key.dtype)
+        return grad_query, grad_key, grad_value, None
+
+
+def _mix(weights: Float[Tensor, "b c m"], features: Float[Tensor, "b m p"]) -> Float[Tensor, "b c p"]:
+    """weights features, laid out in memory as the features are."""
+    channels_last = features.stride(-2) == 1 and features.stride(-1) != 1
+    return product(features.mT, weights.mT).mT if channels_last else product(weights, features)
+
+
+def _check(query: Tensor, key: Tensor, rule: str) -> None:
+    if rule not in ("official", "paper"):
+        raise ValueError(f"there is no channel attention rule {rule!r}: choose 'official' or 'paper'")
+    if min(query.ndim, key.ndim) < 2 or query.shape[:-2] != key.shape[:-2] or query.shape[-1] != key.shape[-1]:
+        raise ValueError(
+            "channel attention takes query … c n and key … m n with the same leading dimensions and n, "
+            f"not {tuple(query.shape)} and {tuple(key.shape)}"
+        )
 
 
 def _energy_dtype(query: Tensor, key: Tensor) -> torch.dtype:

@@ -6,6 +6,7 @@ image → size rule and normalisation (both kept in the bundle) → model → pr
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,7 @@ from danet.data.transforms import normalise
 from danet.errors import InputError
 from danet.inference.device import Precision, autocast, choose_device, choose_precision
 from danet.inference.encoding import Encoding
+from danet.inference.network import ready
 from danet.inference.prediction import Prediction
 from danet.models.layers import resize
 from danet.models.segmentation import SegmentationModel
@@ -35,7 +37,10 @@ ImageLike: TypeAlias = str | Path | Image.Image | np.ndarray
 
 
 class Segmenter:
-    """Images of any size at least 32×32, in any of Pillow's formats, to Predictions. Raises InputError for others."""
+    """Images of any size at least 32×32, in any of Pillow's formats, to Predictions. Raises InputError for others.
+
+    It predicts with a copy of `model` as it is now, made ready for inference.
+    """
 
     def __init__(
         self,
@@ -47,7 +52,7 @@ class Segmenter:
     ) -> None:
         self.device = choose_device(device)
         self.precision: Precision = choose_precision(precision, self.device)
-        self.model = model.to(self.device).to(memory_format=torch.channels_last)
+        self.model = ready(model, self.device)
         self.labels = labels
         self.preprocess = preprocess
 
@@ -64,21 +69,21 @@ class Segmenter:
     def predict(self, image: ImageLike) -> Prediction:
         """The Prediction of one image."""
         pixels = as_pixels(image)
-        with self._ready():
+        with self._inference():
             logits = self.model(self.prepare(pixels)).logits
             return self._prediction(pixels, logits)
 
     def encode(self, image: ImageLike) -> Encoding:
         """One forward of one image, kept, for its prediction and its attention."""
         pixels = as_pixels(image)
-        with self._ready():
+        with self._inference():
             output, traces = self.model.trace(self.prepare(pixels))
             prediction, size = self._prediction(pixels, output.logits), output.logits.shape[-2:]
 
         def without(removed: Bool[np.ndarray, " n"]) -> Float[Tensor, "k h w"]:
             if "position" not in traces:
                 raise InputError("This model has no position attention; its head must be danet or pam.")
-            with self._ready():
+            with self._inference():
                 logits = self.model.without(traces, torch.from_numpy(removed).to(self.device), size)
                 return self._prediction(pixels, logits).probabilities
 
@@ -86,8 +91,9 @@ class Segmenter:
 
     def at_original_size(self) -> Segmenter:
         """The same model without its size rule."""
-        preprocess = self.preprocess.model_copy(update={"longest": None})
-        return Segmenter(self.model, self.labels, preprocess, str(self.device), self.precision)
+        segmenter = copy.copy(self)
+        segmenter.preprocess = self.preprocess.model_copy(update={"longest": None})
+        return segmenter
 
     def prepare(self, pixels: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "1 3 H W"]:
         """The network's input: shrunk by the size rule where need be, normalised, on the device."""
@@ -104,15 +110,9 @@ class Segmenter:
         return Prediction(pixels, logits[0].softmax(0).cpu(), self.labels)
 
     @contextmanager
-    def _ready(self) -> Iterator[None]:
-        """Inference and autocast, with the model in eval mode for as long as this takes."""
-        training = self.model.training
-        self.model.eval()
-        try:
-            with torch.inference_mode(), autocast(self.device, self.precision):
-                yield
-        finally:
-            self.model.train(training)
+    def _inference(self) -> Iterator[None]:
+        with torch.inference_mode(), autocast(self.device, self.precision):
+            yield
 
 
 def load(model: str | Path | None = None, device: str = "auto", precision: str = "auto") -> Segmenter:

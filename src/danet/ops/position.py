@@ -82,19 +82,18 @@ def position_attention(
     if autocast and value.dtype != torch.float64:
         value = value.to(torch.get_autocast_dtype(device))
     leading = query.shape[:-2]
-    flat = query, key, value
     if len(leading) != 1:
-        flat = tuple(x.reshape(math.prod(leading), *x.shape[-2:]) for x in flat)
+        query, key, value = (x.reshape(math.prod(leading), *x.shape[-2:]) for x in (query, key, value))
     with torch.autocast(device, enabled=False) if autocast else nullcontext():
         if backend == "auto":
-            backend = _choose(*flat, return_logsumexp)
+            backend = _choose(query, key, value, return_logsumexp)
         match backend:
             case "tiles":
-                output, logsumexp = attend(*flat, scale)
+                output, logsumexp = attend(query, key, value, scale)
             case "whole":
-                output, logsumexp = _whole(*flat, scale, return_logsumexp)
+                output, logsumexp = _whole(query, key, value, scale, return_logsumexp)
             case "sdpa":
-                output, logsumexp = _sdpa(*flat, scale, return_logsumexp)
+                output, logsumexp = _sdpa(query, key, value, scale, return_logsumexp)
     if len(leading) != 1:
         output = output.reshape(*leading, *output.shape[-2:])
     return (output, logsumexp.detach().view(output.shape[:-1])) if return_logsumexp else output

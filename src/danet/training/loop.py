@@ -102,7 +102,6 @@ def train(
     optimizer = create_optimizer(model, config.optim)
     average = moving_average(model, config.optim.ema)
     kept: Any = model if average is None else average.module
-    segmenter = Segmenter(kept, data.labels, config.preprocess, str(device), precision)
     done = load_checkpoint(folder / "checkpoints", model, average, optimizer) if resume else 0
     feed = batches(config, data.train, done)
     summary = read_data(config, data, progress)
@@ -122,6 +121,7 @@ def train(
         while True:
             due = done % config.validate_every == 0 or done == config.optim.steps
             if done and due and done not in record.validated:
+                segmenter = Segmenter(kept, data.labels, config.preprocess, str(device), precision)
                 report = evaluate(segmenter, data.val, PROTOCOL, context_region(config), progress("validate"))
                 improved = report.scores.miou > best
                 if improved:

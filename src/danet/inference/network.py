@@ -10,7 +10,7 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from danet.models.layers import ConvNormAct
@@ -38,7 +38,7 @@ def ready(model: SegmentationModel, device: torch.device) -> SegmentationModel:
 
 
 class GroupSum(nn.Module):
-    """A convolution of many channels as the sum of convolutions of `GROUP` of them."""
+    """The 3×3 convolution of a ConvNormAct as the sum of convolutions of `GROUP` input channels each."""
 
     def __init__(self, convolution: nn.Conv2d) -> None:
         super().__init__()
@@ -46,13 +46,12 @@ class GroupSum(nn.Module):
             nn.Parameter(weight.contiguous(), requires_grad=False) for weight in convolution.weight.split(GROUP, dim=1)
         )
         self.bias = convolution.bias
-        self.padding = convolution.padding
 
     def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k h w"]:
-        first, *others = zip(features.split(GROUP, dim=1), self.weights, strict=True)
-        total = F.conv2d(*first, self.bias, padding=self.padding)
-        for group, weight in others:
-            total += F.conv2d(group, weight, padding=self.padding)
+        groups = features.split(GROUP, dim=1)
+        total = F.conv2d(groups[0], self.weights[0], self.bias, padding=1)
+        for group, weight in list(zip(groups, self.weights, strict=True))[1:]:
+            total += F.conv2d(group, weight, padding=1)
         return total
 
 

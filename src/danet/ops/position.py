@@ -96,7 +96,9 @@ def position_attention(
                 output, logsumexp = _sdpa(query, key, value, scale, return_logsumexp)
     if len(leading) != 1:
         output = output.reshape(*leading, *output.shape[-2:])
-    return (output, logsumexp.detach().view(output.shape[:-1])) if return_logsumexp else output
+    if logsumexp is None or not return_logsumexp:
+        return output
+    return output, logsumexp.detach().view(output.shape[:-1])
 
 
 def position_attention_rows(

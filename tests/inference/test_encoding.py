@@ -138,10 +138,10 @@ def test_similarity_is_one_for_equal_maps_and_zero_for_separate_ones():
 
 
 @pytest.mark.parametrize("rule", ["official", "paper"])
-def test_channels_are_rows_of_the_channel_map(tiny, segmenter, picture, rule):
-    tiny.model.head.channel.rule = rule
+def test_channels_are_rows_of_the_channel_map(segmenter, picture, rule):
+    segmenter.model.head.channel.rule = rule
     seen = []
-    tiny.model.head.channel_in.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    segmenter.model.head.channel_in.register_forward_hook(lambda module, inputs, output: seen.append(output))
     encoding = segmenter.encode(picture)
     features = seen[0][0].double().flatten(1)
     weights = channel_map(features, features, rule)
@@ -186,8 +186,8 @@ def test_take_away_agrees_with_minus_infinity_in_the_equations(tiny, picture, he
     assert min(np.abs(found.after - other).max() for other in (found.before, found.control)) > 5e-3
 
 
-def test_a_shut_gate_makes_taking_away_do_nothing(tiny, segmenter, picture):
-    nn.init.zeros_(tiny.model.head.position.gate)
+def test_a_shut_gate_makes_taking_away_do_nothing(segmenter, picture):
+    nn.init.zeros_(segmenter.model.head.position.gate)
     _, _, before, after, control = segmenter.encode(picture).take_away(AT)
     assert np.array_equal(before, after)
     assert np.array_equal(before, control)
@@ -204,16 +204,14 @@ def test_at_least_one_place_is_taken_away_and_never_all(count, share):
     assert taken[1].sum() == min(removed.sum(), count - removed.sum())
 
 
-def test_an_encoding_runs_the_backbone_once_and_stays_valid(tiny, segmenter, picture):
+def test_an_encoding_runs_the_backbone_once_and_stays_valid(segmenter, picture):
     calls = []
-    tiny.model.backbone.register_forward_hook(lambda *_: calls.append(1))
+    segmenter.model.backbone.register_forward_hook(lambda *_: calls.append(1))
     encoding = segmenter.encode(picture)
     first = encoding.take_away(AT), encoding.attention(AT), encoding.channels(3)
     assert len(calls) == 1
-    tiny.model.train()
     segmenter.encode(255 - picture).take_away((0, 0))
     again = encoding.take_away(AT), encoding.attention(AT), encoding.channels(3)
-    assert tiny.model.training
     assert len(calls) == 2
     for one, other in zip((*first[0], first[1], *first[2]), (*again[0], again[1], *again[2]), strict=True):
         assert np.array_equal(one, other)

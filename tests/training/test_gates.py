@@ -125,7 +125,7 @@ def test_shares_are_what_the_modules_add_to_what_they_are_given(head):
         added, given = (output - inputs[0]).norm(), inputs[0].norm()
         found.setdefault(names[type(module)], []).append((added / given).item())
 
-    hooks = [module.register_forward_hook(note) for _, module in attention_modules(model)]
+    hooks = [module.register_forward_hook(note) for _, module in attention_modules(segmenter.model)]
     for index in (0, 1, 2, 3, 5, 6, 7, 8):
         segmenter.predict(np.ascontiguousarray(dataset[index].image.permute(1, 2, 0).numpy()))
     for hook in hooks:

@@ -1,10 +1,13 @@
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from torch.export import Dim
 
+import danet
 from danet.ops import channel_attention, channel_attention_map
 from tests import reference
+from tests.ops.inputs import FLOATS, LAYOUTS, gradients, relative_error
 
 RULES = ["official", "paper"]
 
@@ -15,35 +18,77 @@ def features(*shape, dtype=torch.float64, energy=None, seed=0):
     return (x if energy is None else x * (energy / shape[-1]) ** 0.5).to(dtype)
 
 
-def relative_error(found, expected):
-    return ((found.double() - expected.double()).norm() / expected.double().norm()).item()
+def triple(*leading):
+    """Query, key and value of widths of their own."""
+    return features(*leading, 6, 9), features(*leading, 4, 9, seed=1), features(*leading, 4, 5, seed=2)
+
+
+def by(rule):
+    """Channel attention, and the equations: of query, key and value."""
+    return lambda *x: channel_attention(*x, rule=rule), lambda *x: reference.channel_attention(*x, rule)
 
 
 @pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("shape", [(2, 7, 15), (5, 3), (2, 3, 64, 33)], ids=str)
-def test_values_and_gradients_are_the_equations(shape, rule):
-    x = features(*shape, energy=5.0).requires_grad_()
-    output = channel_attention(x, rule=rule)
-    expected = reference.channel_attention(x, x, x, rule)
-    torch.testing.assert_close(output, expected)
-    weights = features(*shape, seed=1)
-    found = torch.autograd.grad((output * weights).sum(), x)[0]
-    truth = torch.autograd.grad((expected * weights).sum(), x)[0]
+def test_values_and_gradients_are_the_equations(shape, layout, rule):
+    x = LAYOUTS[layout](features(*shape, energy=5.0))
+    torch.testing.assert_close(channel_attention(x, rule=rule), reference.channel_attention(x, x, x, rule))
+    found = gradients(lambda x: channel_attention(x, rule=rule), [x], layout)
+    truth = gradients(lambda x: reference.channel_attention(x, x, x, rule), [x], layout)
     torch.testing.assert_close(found, truth)
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_key_and_value_of_their_own(rule):
-    query, key, value = features(2, 6, 9), features(2, 4, 9, seed=1), features(2, 4, 5, seed=2)
-    expected = reference.channel_attention(query, key, value, rule)
-    torch.testing.assert_close(channel_attention(query, key, value, rule=rule), expected)
+@pytest.mark.parametrize("leading", [(), (2,), (2, 3)], ids=str)
+def test_key_and_value_of_their_own(leading, rule):
+    query, key, value = triple(*leading)
+    attention, equations = by(rule)
+    torch.testing.assert_close(attention(query, key, value), equations(query, key, value))
     torch.testing.assert_close(channel_attention_map(query, key, rule), reference.channel_map(query, key, rule))
+    torch.testing.assert_close(gradients(attention, [query, key, value]), gradients(equations, [query, key, value]))
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_gradcheck(rule):
+@pytest.mark.parametrize("check", [torch.autograd.gradcheck, torch.autograd.gradgradcheck], ids=["once", "twice"])
+def test_gradcheck(check, rule):
     inputs = [x.requires_grad_() for x in (features(2, 3, 5), features(2, 4, 5, seed=1), features(2, 4, 2, seed=2))]
-    assert torch.autograd.gradcheck(lambda q, k, v: channel_attention(q, k, v, rule=rule), inputs)
+    assert check(by(rule)[0], inputs)
+
+
+@pytest.mark.parametrize("wanted", [0, 1, 2], ids=["query", "key", "value"])
+def test_a_gradient_in_one_input_only(wanted):
+    inputs = triple(2)
+    inputs[wanted].requires_grad_()
+    channel_attention(*inputs).sum().backward()
+    truth = torch.autograd.grad(reference.channel_attention(*inputs, "official").sum(), inputs[wanted])[0]
+    torch.testing.assert_close(inputs[wanted].grad, truth)
+    assert all(x.grad is None for index, x in enumerate(inputs) if index != wanted)
+
+
+@pytest.mark.parametrize("batch", [1, 2])  # one image is large enough for oneDNN's product, more go to torch's
+def test_channels_last_in_channels_last_out(batch):
+    planes = features(batch, 128, 2700, dtype=torch.float32, energy=10.0)
+    last = LAYOUTS["transposed"](planes)
+    output = channel_attention(last)
+    assert output.mT.is_contiguous()
+    assert channel_attention(planes).is_contiguous()
+    assert relative_error(output, channel_attention(planes)) < 1e-6
+    exact = [planes.double()] * 3
+    assert relative_error(output, reference.channel_attention(*exact, "official")) < 1e-5
+    truth = gradients(lambda x: reference.channel_attention(x, x, x, "official"), exact[:1])[0]
+    for x, layout in [(planes, "dense"), (last, "transposed"), (last, "dense")]:
+        assert relative_error(gradients(channel_attention, [x], layout)[0], truth) < 1e-5
+
+
+def test_nothing_but_the_features_and_the_map_is_kept_for_backward():
+    x = features(1, 64, 900, dtype=torch.bfloat16).requires_grad_()
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda saved: kept.append(saved) or saved, lambda saved: saved):
+        channel_attention(x).sum().backward()
+    others = [saved for saved in kept if saved.untyped_storage().data_ptr() != x.untyped_storage().data_ptr()]
+    assert [(saved.shape, saved.dtype) for saved in others] == [((1, 64, 64), torch.float32)]
+    assert x.grad.dtype == torch.bfloat16
 
 
 def test_the_rules_differ_and_official_is_the_default():
@@ -52,16 +97,16 @@ def test_the_rules_differ_and_official_is_the_default():
     assert relative_error(channel_attention(x, rule="paper"), channel_attention(x)) > 0.1
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
 @given(
-    batch=st.integers(1, 3),
+    leading=st.lists(st.integers(1, 3), max_size=2),
     channels=st.integers(1, 130),
     positions=st.integers(1, 400),
-    dtype=st.sampled_from([torch.float64, torch.float32, torch.bfloat16, torch.float16]),
+    dtype=st.sampled_from(FLOATS),
+    layout=st.sampled_from(list(LAYOUTS)),
     rule=st.sampled_from(RULES),
 )
-def test_any_shape_and_type(batch, channels, positions, dtype, rule):
-    x = features(batch, channels, positions, dtype=dtype, energy=10.0, seed=channels)
+def test_any_shape_type_and_layout(leading, channels, positions, dtype, layout, rule):
+    x = LAYOUTS[layout](features(*leading, channels, positions, dtype=dtype, energy=10.0, seed=channels))
     expected = reference.channel_attention(x.double(), x.double(), x.double(), rule)
     output = channel_attention(x, rule=rule)
     tolerance = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 8e-3, torch.float16: 2e-3}[dtype]
@@ -107,6 +152,13 @@ def test_energies_are_not_rounded_where_torch_rounds_products():
     assert (found - exact).abs().max() < 1e-6  # float32 energies of 3,000 alone are off by 1e-4
 
 
+def test_gradients_under_autocast_are_those_without():
+    x = features(1, 64, 900, dtype=torch.float32, energy=30.0)
+    truth = gradients(lambda x: reference.channel_attention(x, x, x, "official"), [x.double()])[0]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert relative_error(gradients(channel_attention, [x])[0], truth) < 1e-5
+
+
 @pytest.mark.gpu
 def test_energies_are_not_rounded_to_tf32_on_cuda():
     x = features(1, 512, 9216, dtype=torch.float32, energy=3000.0)
@@ -128,6 +180,35 @@ def test_nan_spreads_and_an_empty_batch_passes():
     assert attention[0, 1].isnan().all()
     assert output[1].isfinite().all()
     assert channel_attention(features(0, 4, 6)).shape == (0, 4, 6)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(("inside", "outside"), [(False, False), (True, False), (False, True)], ids=str)
+def test_compiled_it_is_one_graph_of_any_size(inside, outside, rule):
+    def attention(x):
+        with torch.autocast("cpu", torch.bfloat16, enabled=inside or outside):
+            return channel_attention(x, rule=rule)
+
+    torch.compiler.reset()
+    function = (lambda x: channel_attention(x, rule=rule)) if outside else attention
+    compiled = torch.compile(function, backend="aot_eager", fullgraph=True, dynamic=True)
+    first, second = features(2, 8, 30, dtype=torch.float32), features(2, 8, 41, dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16, enabled=outside):
+        torch.testing.assert_close(compiled(first), attention(first))
+        with torch.compiler.set_stance("fail_on_recompile"):
+            torch.testing.assert_close(compiled(second), attention(second))
+        torch.testing.assert_close(gradients(compiled, [first]), gradients(attention, [first]))
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_an_exported_module_takes_images_of_other_sizes(memory_format):
+    module = danet.ChannelAttention().eval()
+    torch.nn.init.constant_(module.gate, 0.5)
+    image = features(2, 16, 6, 8, dtype=torch.float32).to(memory_format=memory_format)
+    program = torch.export.export(module, (image,), dynamic_shapes=({2: Dim.DYNAMIC, 3: Dim.DYNAMIC},))
+    other = features(2, 16, 9, 7, dtype=torch.float32)
+    for x in (other, other.to(memory_format=torch.channels_last)):
+        torch.testing.assert_close(program.module()(x), module(x))
 
 
 def test_an_unknown_rule_is_named():

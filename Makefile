@@ -28,7 +28,8 @@ check: setup
 
 bench: setup
 	$(BIN)/python benchmarks/scenes.py --out results/scenes.csv
-	$(BIN)/python benchmarks/attention.py --out results/attention.csv
+	$(BIN)/python benchmarks/network.py --out results/network.csv
+	$(BIN)/python benchmarks/attention.py --out results/attention.csv --svg docs/attention.svg
 
 clean:
 	rm -rf .venv build dist

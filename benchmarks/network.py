@@ -2,7 +2,7 @@
 
     python benchmarks/network.py [--bundle runs/camvid-r18/best --camvid FOLDER] [--out results/network.csv]
 
-Times are medians of forwards at 360×480 taken in turn, on the CPU: the network as its equations are written, in float32,
+Times are medians of forwards at 360×480 taken in turn, on the CPU: the network as its equations are written in float32,
 then with our attention, then as inference makes it ready. Memory is a fresh process's peak, libraries and weights
 included (on Linux). With a trained bundle and CamVid, also the labels of val that stay those of the equations in
 float32: of all pixels, and of those whose two highest logits differ by more than 0.01. Takes about six minutes on two

@@ -12,6 +12,7 @@ else may take any: threads that wait for a busy core wait long.
 
 import argparse
 import csv
+import ctypes
 import os
 import statistics
 import sys
@@ -94,6 +95,8 @@ def alone(positions: int, direction: str, precision: str, name: str) -> tuple[fl
     """Seconds, and the MiB beyond inputs and results, of one run; call it in a fresh process."""
     PASSES[direction](IMPLEMENTATIONS[name], *tensors(3000, precision))  # loads the libraries
     inputs, grad = tensors(positions, precision)
+    if sys.platform == "linux":  # or what that run freed would be used again, unseen
+        ctypes.CDLL(None).malloc_trim(0)
     reset_peak_memory(DEVICE)
     before = peak_memory(DEVICE) or 0
     results: list[Tensor] = []

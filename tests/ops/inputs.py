@@ -1,4 +1,4 @@
-"""What tests of attention share: inputs in every type and layout, gradients, errors, and tiles small enough for them."""
+"""What tests of attention share: inputs of every type and layout, gradients, errors, and tiles as small as they are."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

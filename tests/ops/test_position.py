@@ -1,3 +1,4 @@
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -88,6 +89,22 @@ def test_any_shape_type_and_layout(backend, leading, n, m, d, c, dtype, layouts,
 
 
 @on_every_backend
+@pytest.mark.parametrize("dtypes", list(itertools.permutations(FLOATS, 3)), ids=str)
+def test_types_that_differ(dtypes, backend):
+    inputs = [x.to(dtype) for x, dtype in zip(tensors((2,), 70, 100, 8, 16), dtypes, strict=True)]
+    exact = [x.double() for x in inputs]
+    output, logsumexp = by(backend, return_logsumexp=True)(*inputs)
+    assert output.dtype == dtypes[2]
+    assert relative_error(output, reference.position_attention(*exact)) < TOLERANCES[dtypes[2]]
+    assert logsumexp.dtype == (torch.float64 if torch.float64 in dtypes else torch.float32)
+    assert relative_error(logsumexp, (exact[0] @ exact[1].mT).logsumexp(-1)) < 1e-6
+    truth = gradients(reference.position_attention, exact)
+    for mine, theirs, x in zip(gradients(by(backend), inputs), truth, inputs, strict=True):
+        assert mine.dtype == x.dtype
+        assert relative_error(mine, theirs) < 5 * max(TOLERANCES[dtype] for dtype in dtypes)
+
+
+@on_every_backend
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_gradient_in_any_layout(layout, backend):
     inputs = tensors((2,), 70, 100, 8, 16)
@@ -137,7 +154,9 @@ def test_gradients_of_gradients_by_tiles_are_refused():
     query, key, value = tensors((1,), 5, 4, 3, 2)
     output = position_attention(query.requires_grad_(), key, value, backend="tiles")
     penalty = torch.autograd.grad(output.sum(), query, create_graph=True)[0].square().sum()
-    with pytest.raises(RuntimeError, match=r"^position attention by 'tiles' can be differentiated once only: .*'whole'"):
+    with pytest.raises(
+        RuntimeError, match=r"^position attention by 'tiles' can be differentiated once only: .*'whole'"
+    ):
         (output.sum() + penalty).backward()
 
 
@@ -294,6 +313,13 @@ def test_shapes_that_do_not_fit_are_named(shapes):
     assert "\n" not in str(caught.value)
 
 
+def test_integers_are_refused():
+    query, key, value = tensors((), 3, 4, 2, 2)
+    rule = "position attention takes floating-point tensors, not torch.int64, torch.float64 and torch.float64"
+    with pytest.raises(ValueError, match=rf"^{rule}: convert them$"):
+        position_attention(query.long(), key, value)
+
+
 def test_an_unknown_backend_is_named():
     rule = r"^there is no position attention backend 'flash': choose auto, tiles, sdpa, whole$"
     with pytest.raises(ValueError, match=rule):
@@ -316,7 +342,7 @@ from danet.ops import position_attention
 from tests.ops.inputs import LAYOUTS
 layout = LAYOUTS[sys.argv[1]]
 torch.manual_seed(0)
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 inputs = [layout(torch.randn(1, 9216, c)).requires_grad_() for c in (64, 64, 512)]
 grad = layout(torch.randn(1, 9216, 512))
 def memory(line):
@@ -341,7 +367,7 @@ def test_memory_does_not_grow_with_the_square_of_positions(layout):
     command = [sys.executable, "-c", MEMORY, layout]
     found = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
     forward, both = map(float, found.split())
-    # MiB beyond the results. One 9,216 × 9,216 matrix alone has 324; output and log-sum-exp, kept for backward, have 18.
+    # MiB beyond the results. One 9,216 × 9,216 matrix alone has 324; the output, which backward needs, has 18.
     assert forward < 48
     assert both < 64
 
@@ -381,22 +407,23 @@ def test_sdpa_refuses_types_that_differ_and_widths_that_it_cannot_take():
     query, key, value = (x.cuda() for x in tensors((1,), 300, 300, 64, 128, torch.bfloat16))
     with pytest.raises(ValueError, match=r"^position attention by 'sdpa' needs one type, not .*float32.*bfloat16"):
         position_attention(query.float(), key.float(), value, backend="sdpa")
-    odd = query[..., :3], key[..., :3], value[..., :5]
-    with pytest.raises(ValueError, match=r"^position attention by 'sdpa' cannot take widths 3 and 5"):
-        position_attention(*odd, backend="sdpa")
-    exact = reference.position_attention(*(x.double() for x in odd))
-    assert relative_error(position_attention(*odd), exact) < TOLERANCES[torch.bfloat16]
+    with pytest.raises(ValueError, match=r"^position attention by 'sdpa' cannot take widths 3 and 5 of torch.bfloat16"):
+        position_attention(query[..., :3], key[..., :3], value[..., :5], backend="sdpa")
 
 
 @pytest.mark.gpu
-def test_cuda_forms_no_map_of_types_that_differ():
-    query, key, value = tensors((1,), 32_768, 32_768, 64, 512, torch.float32)
-    inputs = [x.cuda().requires_grad_() for x in (query, key, value)]
+@pytest.mark.parametrize(
+    ("autocast", "widths"), [(True, (64, 512)), (False, (63, 509))], ids=["types that differ", "odd widths"]
+)
+def test_cuda_forms_no_map_where_sdpa_cannot(autocast, widths):
+    inputs = [x.cuda().requires_grad_() for x in tensors((1,), 32_768, 32_768, *widths, torch.float32)]
+    with pytest.raises(ValueError, match="position attention by 'sdpa'"), torch.autocast("cuda", enabled=autocast):
+        position_attention(*inputs, backend="sdpa")
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    with torch.autocast("cuda", dtype=torch.bfloat16):  # float32 query and key, bfloat16 values
+    with torch.autocast("cuda", dtype=torch.bfloat16, enabled=autocast):  # query and key stay in float32
         output = position_attention(*inputs)
     output.sum().backward()
     assert output.isfinite().all()
-    # The map alone would have 4 GiB. Values, output, gradients and their parts in float32 have 64 MiB each.
+    # The map alone would have 4 GiB. Output and gradients have up to 64 MiB each.
     assert torch.cuda.max_memory_allocated() - before < 2**29

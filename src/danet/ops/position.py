@@ -149,8 +149,8 @@ def _whole(
     scale: float,
     need_logsumexp: bool,
 ) -> tuple[Float[Tensor, "b n c"], Float[Tensor, "b n"] | None]:
-    query, key = _wide(query, key, scale)
-    scores = product(query, key.mT)
+    dtype = wide_dtype(query, key, value)
+    scores = product(_scaled(query.to(dtype), scale), key.to(dtype).mT)
     output = product(torch.softmax(scores, dim=-1).to(value.dtype), value)
     return output, scores.logsumexp(-1) if need_logsumexp else None
 
@@ -188,17 +188,12 @@ def _sdpa_refusal(
 
 
 def _scores(query: Float[Tensor, "... n d"], key: Float[Tensor, "... m d"], scale: float) -> Float[Tensor, "... n m"]:
-    query, key = _wide(query, key, scale)
-    return query @ key.mT
-
-
-def _wide(
-    query: Float[Tensor, "... n d"], key: Float[Tensor, "... m d"], scale: float
-) -> tuple[Float[Tensor, "... n d"], Float[Tensor, "... m d"]]:
-    """scale · query and key in float32 or wider."""
     dtype = wide_dtype(query, key)
-    query = query.to(dtype)
-    return query if scale == 1 else query * scale, key.to(dtype)
+    return _scaled(query.to(dtype), scale) @ key.to(dtype).mT
+
+
+def _scaled(query: Float[Tensor, "... n d"], scale: float) -> Float[Tensor, "... n d"]:
+    return query if scale == 1 else query * scale
 
 
 def _indices(at: int | Sequence[int] | Int[Tensor, " k"], length: int) -> Int[Tensor, " k"]:
@@ -212,6 +207,9 @@ def _indices(at: int | Sequence[int] | Int[Tensor, " k"], length: int) -> Int[Te
 def _check(query: Tensor, key: Tensor, value: Tensor, backend: str) -> None:
     if backend not in BACKENDS:
         raise ValueError(f"there is no position attention backend {backend!r}: choose {', '.join(BACKENDS)}")
+    if not (query.is_floating_point() and key.is_floating_point() and value.is_floating_point()):
+        types = f"{query.dtype}, {key.dtype} and {value.dtype}"
+        raise ValueError(f"position attention takes floating-point tensors, not {types}: convert them")
     if (
         min(query.ndim, key.ndim, value.ndim) < 2
         or not query.shape[:-2] == key.shape[:-2] == value.shape[:-2]

@@ -49,7 +49,12 @@ def _part(block: Float[Tensor, "b n d"], key: Float[Tensor, "b m d"], value: Flo
     # Not -inf, which scores that are all -inf would have subtracted from themselves.
     top = weights.amax(-1, keepdim=True).clamp_min_(torch.finfo(weights.dtype).min)
     weights.sub_(top).exp2_()
-    return top, weights.sum(-1, keepdim=True), product(weights.to(value.dtype), value).to(weights.dtype)
+    total = weights.sum(-1, keepdim=True)
+    if value.dtype != torch.float16:
+        return top, total, product(weights.to(value.dtype), value).to(weights.dtype)
+    # A sum over 2,048 keys may exceed what float16 holds, their mean cannot.
+    mean = product(weights.div_(total).to(value.dtype), value)
+    return top, total, mean.to(total.dtype).mul_(total)
 
 
 def _merge(left: Part, right: Part) -> Part:

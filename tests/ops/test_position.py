@@ -320,6 +320,13 @@ def test_integers_are_refused():
         position_attention(query.long(), key, value)
 
 
+def test_whole_numbers_are_refused():
+    query, key, value = tensors((), 3, 3, 2, 2)
+    rule = r"^position attention takes floating-point tensors, not torch.int64, torch.float64 and torch.float64"
+    with pytest.raises(ValueError, match=rule):
+        position_attention(query.long(), key, value)
+
+
 def test_an_unknown_backend_is_named():
     rule = r"^there is no position attention backend 'flash': choose auto, tiles, sdpa, whole$"
     with pytest.raises(ValueError, match=rule):

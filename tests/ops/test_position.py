@@ -1,4 +1,5 @@
 import itertools
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -320,13 +321,6 @@ def test_integers_are_refused():
         position_attention(query.long(), key, value)
 
 
-def test_whole_numbers_are_refused():
-    query, key, value = tensors((), 3, 3, 2, 2)
-    rule = r"^position attention takes floating-point tensors, not torch.int64, torch.float64 and torch.float64"
-    with pytest.raises(ValueError, match=rule):
-        position_attention(query.long(), key, value)
-
-
 def test_an_unknown_backend_is_named():
     rule = r"^there is no position attention backend 'flash': choose auto, tiles, sdpa, whole$"
     with pytest.raises(ValueError, match=rule):
@@ -355,16 +349,15 @@ grad = layout(torch.randn(1, 9216, 512))
 def memory(line):
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(x for x in lines if x.startswith(line)).split()[1]) / 1024
-position_attention(*(x[:, :2100] for x in inputs)).sum().backward()
-for x in inputs:
-    x.grad = None
-for run in (lambda: [position_attention(*inputs).detach()],
-            lambda: torch.autograd.grad(position_attention(*inputs), inputs, grad)):
-    Path("/proc/self/clear_refs").write_text("5")
-    before = memory("VmRSS")
-    results = run()
-    print(memory("VmHWM") - before - sum(x.nbytes for x in results) / 2**20)
-    del results
+torch.autograd.grad(position_attention(*(x[:, :2100] for x in inputs)), inputs, grad[:, :2100])  # what loads but once
+Path("/proc/self/clear_refs").write_text("5")
+results, before = [], memory("VmRSS")
+def extra():
+    return memory("VmHWM") - before - sum(x.nbytes for x in results) / 2**20
+results.append(position_attention(*inputs))
+print(extra())
+results.extend(torch.autograd.grad(results[0], inputs, grad))
+print(extra())
 """
 
 
@@ -372,9 +365,10 @@ for run in (lambda: [position_attention(*inputs).detach()],
 @pytest.mark.parametrize("layout", ["dense", "transposed"])
 def test_memory_does_not_grow_with_the_square_of_positions(layout):
     command = [sys.executable, "-c", MEMORY, layout]
-    found = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000"}  # glibc gives freed memory back at once
+    found = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, env=environment).stdout
     forward, both = map(float, found.split())
-    # MiB beyond the results. One 9,216 × 9,216 matrix alone has 324; the output, which backward needs, has 18.
+    # MiB beyond the output and the gradients; one 9,216 × 9,216 matrix alone has 324.
     assert forward < 48
     assert both < 64
 

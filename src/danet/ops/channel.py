@@ -28,8 +28,12 @@ def channel_attention(
         )
     _check(query, key, rule)
     leading = query.shape[:-2]
-    flat = (x.reshape(math.prod(leading), *x.shape[-2:]) for x in (query, key, value))
-    return _ChannelAttention.apply(*flat, rule).view(*leading, query.shape[-2], value.shape[-1])
+    flat = [x.reshape(math.prod(leading), *x.shape[-2:]) for x in (query, key, value)]
+    if torch.compiler.is_dynamo_compiling():  # the compiler itself chooses what to keep for the backward
+        output = _gather(*flat, rule)[0]
+    else:
+        output = _ChannelAttention.apply(*flat, rule)
+    return output.view(*leading, query.shape[-2], value.shape[-1])
 
 
 def channel_attention_map(
@@ -65,11 +69,10 @@ class _ChannelAttention(torch.autograd.Function):
         value: Float[Tensor, "b m p"],
         rule: ChannelRule,
     ) -> Float[Tensor, "b c p"]:
-        attention = channel_attention_map(query, key, rule)
+        output, attention = _gather(query, key, value, rule)
         ctx.save_for_backward(query, key, value, attention)
         ctx.rule = rule
-        with torch.autocast(query.device.type, enabled=False):
-            return _mix(attention.to(value.dtype), value)
+        return output
 
     @staticmethod
     def backward(ctx: Any, grad: Float[Tensor, "b c p"]) -> tuple[Tensor, Tensor, Tensor, None]:
@@ -85,6 +88,15 @@ class _ChannelAttention(torch.autograd.Function):
             grad_query = _mix(grad_energy, key.to(attention.dtype)).to(query.dtype)
             grad_key = _mix(grad_energy.mT, query.to(attention.dtype)).to(key.dtype)
         return grad_query, grad_key, grad_value, None
+
+
+def _gather(
+    query: Float[Tensor, "b c n"], key: Float[Tensor, "b m n"], value: Float[Tensor, "b m p"], rule: ChannelRule
+) -> tuple[Float[Tensor, "b c p"], Float[Tensor, "b c m"]]:
+    """X value, and X."""
+    attention = channel_attention_map(query, key, rule)
+    with torch.autocast(query.device.type, enabled=False):
+        return _mix(attention.to(value.dtype), value), attention
 
 
 def _mix(weights: Float[Tensor, "b c m"], features: Float[Tensor, "b m p"]) -> Float[Tensor, "b c p"]:
@@ -108,8 +120,11 @@ def _energy_dtype(query: Tensor, key: Tensor) -> torch.dtype:
 
     An energy is a sum over all positions: in the thousands, where such a rounding shifts it by more than 1.
     """
-    backends = {"cpu": torch.backends.mkldnn, "cuda": torch.backends.cuda}
-    settings = getattr(backends.get(query.device.type), "matmul", None)
-    rounds = settings is not None and settings.fp32_precision not in ("none", "ieee")
+    if torch.compiler.is_dynamo_compiling():
+        rounds = True  # dynamo cannot read the setting, so the safe way
+    else:
+        backends = {"cpu": torch.backends.mkldnn, "cuda": torch.backends.cuda}
+        settings = getattr(backends.get(query.device.type), "matmul", None)
+        rounds = settings is not None and settings.fp32_precision not in ("none", "ieee")
     dtype = torch.float64 if rounds else torch.float32
     return torch.promote_types(dtype, torch.promote_types(query.dtype, key.dtype))

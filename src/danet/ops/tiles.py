@@ -52,8 +52,8 @@ def _part(block: Float[Tensor, "b n d"], key: Float[Tensor, "b m d"], value: Flo
     total = weights.sum(-1, keepdim=True)
     if value.dtype != torch.float16:
         return top, total, product(weights.to(value.dtype), value).to(weights.dtype)
-    # A sum over 2,048 keys may exceed what float16 holds, their mean cannot.
-    mean = product(weights.div_(total).to(value.dtype), value)
+    # A sum over 2,048 keys may exceed what float16 holds, their mean cannot. Totals are 1 at least, or 0.
+    mean = product(weights.div_(total.clamp_min(1)).to(value.dtype), value)
     return top, total, mean.to(total.dtype).mul_(total)
 
 

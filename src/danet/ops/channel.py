@@ -29,10 +29,9 @@ def channel_attention(
     _check(query, key, rule)
     leading = query.shape[:-2]
     flat = [x.reshape(math.prod(leading), *x.shape[-2:]) for x in (query, key, value)]
-    if torch.compiler.is_dynamo_compiling():  # the compiler itself chooses what to keep for the backward
-        output = _gather(*flat, rule)[0]
-    else:
-        output = _ChannelAttention.apply(*flat, rule)
+    # A compiler chooses by itself what to keep for the backward.
+    compiling = torch.compiler.is_dynamo_compiling()
+    output = _gather(*flat, rule)[0] if compiling else _ChannelAttention.apply(*flat, rule)
     return output.view(*leading, query.shape[-2], value.shape[-1])
 
 

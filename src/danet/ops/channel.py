@@ -28,11 +28,12 @@ def channel_attention(
         )
     _check(query, key, rule)
     leading = query.shape[:-2]
-    flat = [x.reshape(math.prod(leading), *x.shape[-2:]) for x in (query, key, value)]
+    query, key, value = (x.reshape(math.prod(leading), *x.shape[-2:]) for x in (query, key, value))
     # A compiler chooses by itself what to keep for the backward.
     compiling = torch.compiler.is_dynamo_compiling()
-    output = _gather(*flat, rule)[0] if compiling else _ChannelAttention.apply(*flat, rule)
-    return output.view(*leading, query.shape[-2], value.shape[-1])
+    inputs = query, key, value, rule
+    output = _gather(*inputs)[0] if compiling else _ChannelAttention.apply(*inputs)
+    return output.view(*leading, *output.shape[-2:])
 
 
 def channel_attention_map(

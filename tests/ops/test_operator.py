@@ -39,8 +39,20 @@ def test_both_operators_are_as_torch_wants_them(shape, layout, dtype):
 @checks
 def test_opcheck_with_types_that_differ():
     query, key, value = tensors((2,), 5, 7, 3, 2)
-    inputs = [query.float(), key.bfloat16(), value.half()]
+    inputs = [query.bfloat16(), key.float(), value.double()]
     opcheck(attend, (*(x.requires_grad_() for x in inputs), 1.0))
+
+
+def test_autocast_does_not_reach_into_them():
+    inputs = tensors((1,), 70, 100, 4, 5, torch.float32)
+
+    def both():
+        output, logsumexp = attend(*inputs, 1.0)
+        return output, logsumexp, attend_backward(torch.ones_like(output), *inputs, output, logsumexp, 1.0)
+
+    plain = both()
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(both(), plain)
 
 
 @pytest.mark.parametrize("autocast", [False, True], ids=["plain", "autocast"])

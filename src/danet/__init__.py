@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from danet import ops as ops
+    from danet import weights as weights
     from danet.config import read_config as read_config
     from danet.errors import InputError as InputError
     from danet.evaluation.evaluate import evaluate as evaluate
@@ -44,12 +45,13 @@ __all__ = [
     "ops",
     "read_config",
     "train",
+    "weights",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "ops":
-        return import_module("danet.ops")
+    if name in ("ops", "weights"):
+        return import_module(f"danet.{name}")
     if name in _HOME:
         return getattr(import_module(_HOME[name]), name)
     raise AttributeError(f"module 'danet' has no attribute {name!r}")

@@ -6,16 +6,16 @@ import argparse
 import io
 import json
 import os
-import re
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from danet import __version__
-from danet.config import HEADS, DataConfig, RunConfig, fields, nearest, read_config, recipes
+from danet.arguments import parse
+from danet.config import RunConfig, fields, read_config, recipes
 from danet.errors import InputError
 from danet.files import written_aside
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from danet.inference.encoding import Direction, Encoding
     from danet.training.loop import Event
 
-MODEL_HELP = "a run's folder, a bundle's, or a name (default: street-tiny, a toy trained on drawn streets)"
 TAKEN = 0.1
 """The share of places that `attend` takes away, to see whether the prediction hangs on them."""
 DONE, FAILED, WRONG, PARTLY, INTERRUPTED = 0, 1, 2, 3, 130
@@ -39,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     try:
-        options = parse([argument for argument in arguments if argument != "--debug"])
+        options = parse([argument for argument in arguments if argument != "--debug"], COMMANDS)
         return options.command(options)
     except InputError as error:
         return _fail(str(error), WRONG, debug)
@@ -112,6 +111,8 @@ def evaluate(options: argparse.Namespace) -> int:
     segmenter = load(folder, options.device or config.device, options.precision or config.precision)
     if not run.is_file() and "data.source" not in overrides and name is not None:
         raise InputError(f"{name} is part of no run, so its data are unknown; give --data.source and --data.root.")
+    # Files are read in the model's channels, whatever the data set's labels.yaml says of them.
+    config = config.model_copy(update={"preprocess": segmenter.preprocess.of(None)})
     region = context_region(config)
     with Screen() as screen:
         report = evaluate(segmenter, open_val(config), options.protocol, region, screen.phase("score"))
@@ -121,10 +122,12 @@ def evaluate(options: argparse.Namespace) -> int:
 def predict(options: argparse.Namespace) -> int:
     """Write label maps, overlays and class shares for images and folders of images."""
     from danet.console import Screen
+    from danet.data.images import image_suffixes
     from danet.inference.segmenter import load
 
-    outputs = _outputs([Path(path) for path in options.input], Path(options.output))
     segmenter = load(_model(options.model), options.device, options.precision)
+    suffixes = image_suffixes(segmenter.preprocess)
+    outputs = _outputs([Path(path) for path in options.input], Path(options.output), suffixes)
     done, failed = [], []
     with Screen() as screen:
         progress = screen.phase("predict")
@@ -219,13 +222,25 @@ def info(options: argparse.Namespace) -> int:
     from danet.inference.device import choose_device, choose_precision
     from danet.models.attention import gates
     from danet.weights.bundle import load_bundle
-    from danet.weights.zoo import embedded, find_bundle
+    from danet.weights.zoo import embedded, find_bundle, published, published_scores
 
     if not options.model:
         device = choose_device()
         facts = {"danet": __version__, "device": str(device), "precision": choose_precision("auto", device)}
         facts |= {"recipes": recipes(), "models": embedded()}
-        return _finish(options, facts, *_lines(facts))
+        zoo = published()
+        terms = ("alias", "licence", "code_licence", "terms", "url")
+        listed = {
+            name: {**published_scores(entry), **{term: getattr(entry, term) for term in terms}}
+            for name, entry in zoo.items()
+        }
+        shown = {
+            name: f"mIoU {entry.miou:.2f} % ({entry.protocol}); licence {entry.licence}; {entry.terms}"
+            + (f"; also {entry.alias}" if entry.alias else "")
+            for name, entry in zoo.items()
+        }
+        heading = "published models (fetched on first use; scores measured by their authors, not by us)"
+        return _finish(options, facts | {"published": listed}, *_lines(facts | {heading: shown}))
     found = {}
     for path in options.model:
         bundle = load_bundle(find_bundle(path))
@@ -238,6 +253,67 @@ def info(options: argparse.Namespace) -> int:
             "provenance": bundle.provenance,
         }
     return _finish(options, found, *(line for path, facts in found.items() for line in (path, *_lines(facts, "  "))))
+
+
+def convert(options: argparse.Namespace) -> int:
+    """Turn a published checkpoint into a bundle, or with --to a model into a checkpoint for others' code."""
+    from danet.weights.bundle import load_bundle, save_bundle
+
+    asked = {name: getattr(options, name) for name in ("labels", "multi_grid", "output_stride", "align_corners")}
+    if options.to:
+        return _convert_back(options, asked)
+
+    from danet.console import Screen
+    from danet.weights.convert import convert
+    from danet.weights.download import fetch, name_in
+    from danet.weights.zoo import cache_folder
+
+    fetched = "://" in options.checkpoint
+    path = Path(name_in(options.checkpoint) if fetched else options.checkpoint)
+    folder = Path(options.output or Path(path.name.removesuffix(".tar")).stem)
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        try:
+            load_bundle(folder)
+        except InputError:
+            raise InputError(f"{folder} exists and is no bundle; choose another folder with -o.") from None
+        if folder.resolve() in path.resolve().parents:
+            raise InputError(f"{path} lies in {folder}, which would be replaced; choose another folder with -o.")
+    with Screen() as screen:
+        if fetched:
+            path = cache_folder() / "downloads" / path.name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fetch(options.checkpoint, path, progress=screen.phase("fetch"))
+        screen.say(f"Reading {path}")
+        bundle = convert(path, layout=options.layout, **asked)
+        save_bundle(folder, bundle)
+    if fetched:
+        path.unlink()
+    facts = {
+        "model": bundle.model_config.model_dump(mode="json", exclude_defaults=True),
+        "classes": list(bundle.labels.names),
+        "provenance": bundle.provenance,
+    }
+    return _finish(options, {"bundle": str(folder), **facts}, *_lines(facts), f"Bundle: {folder}")
+
+
+def _convert_back(options: argparse.Namespace, asked: dict[str, Any]) -> int:
+    import torch
+
+    from danet.weights.bundle import load_bundle
+    from danet.weights.convert import export
+    from danet.weights.zoo import find_bundle
+
+    if options.layout != "auto" or any(value is not None for value in asked.values()):
+        raise InputError("With --to a model of danet is converted, which tells everything itself; take the rest out.")
+    path = Path(options.output or f"{Path(options.checkpoint).name}-{options.to}.pth")
+    if path.exists():
+        raise InputError(f"{path} exists; choose another file with -o.")
+    checkpoint = export(load_bundle(find_bundle(options.checkpoint)), options.to)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_aside(path) as aside:
+        torch.save(checkpoint, aside)
+    found = {"checkpoint": str(path), "layout": options.to, "tensors": len(checkpoint["state_dict"])}
+    return _finish(options, found, f"Checkpoint: {path}, {found['tensors']} tensors as {options.to} has them")
 
 
 class Interrupt:
@@ -267,95 +343,7 @@ class Interrupt:
                 events.close()
 
 
-class Parser(argparse.ArgumentParser):
-    """argparse whose errors are InputErrors of one line, with the nearest option."""
-
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message[:1].upper()}{message[1:]}. `{self.prog} --help` lists all.")
-
-
-def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Arguments as options with the function to run as `command`; raises InputError for wrong use."""
-    parser = Parser("danet", description="Scene segmentation by dual attention.", allow_abbrev=False)
-    parser.add_argument("--version", action="version", version=f"danet {__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
-    known: dict[str, Parser] = {}
-
-    def command(function: Callable[[argparse.Namespace], int]) -> Parser:
-        text = function.__doc__ or ""
-        name = function.__name__
-        one = known[name] = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
-        one.set_defaults(command=function, command_name=name)
-        one.add_argument("--json", action="store_true", help="print the results as JSON on stdout")
-        one.add_argument("--debug", action="store_true", help="show the traceback of an error")
-        return one
-
-    one = command(demo)
-    one.add_argument("--seed", type=int, default=0, help="of weights, order and dropout (default: 0)")
-    one = command(train)
-    one.add_argument("recipe", nargs="?", metavar="RECIPE", help=f"a YAML file, or one of: {', '.join(recipes())}")
-    one.add_argument("--resume", metavar="RUN", help="go on with the run in this folder")
-    one.add_argument("--print_config", action="store_true", help="print the resolved configuration and stop")
-    _add_fields(one, RunConfig, "")
-    one = command(ablate)
-    one.add_argument("recipe", nargs="?", metavar="RECIPE", help=f"a YAML file, or one of: {', '.join(recipes())}")
-    one.add_argument("--heads", type=_list, default=list(HEADS), metavar="A,B", help="(default: all four)")
-    one.add_argument("--seeds", type=_numbers, default=[0, 1, 2], metavar="S,T", help="(default: 0,1,2)")
-    one.add_argument(
-        "--vary",
-        type=_variation,
-        action="append",
-        default=[],
-        metavar="FIELD=VALUE",
-        help="each head once more with this field changed, or with several, comma-separated; may be repeated",
-    )
-    _add_fields(one, RunConfig, "")
-    one = command(evaluate)
-    one.add_argument("model", nargs="?", metavar="RUN-OR-MODEL", help=MODEL_HELP)
-    one.add_argument("--protocol", default="whole", help="whole (default) or whole-original")
-    _add_device(one, None)
-    _add_fields(one, DataConfig, "data.")
-    one = command(predict)
-    one.add_argument("input", nargs="+", metavar="INPUT", help="an image, or a folder of images")
-    one.add_argument("--model", metavar="RUN-OR-MODEL", help=MODEL_HELP)
-    one.add_argument(
-        "-o", "--output", default="predictions", metavar="DIR", help="where to write (default: predictions)"
-    )
-    _add_device(one)
-    one = command(attend)
-    one.add_argument("image", metavar="IMAGE")
-    one.add_argument("--at", default=[], action="append", type=_point, metavar="X,Y", help="a pixel; may be repeated")
-    one.add_argument("--html", metavar="FILE", help="write a page that shows the map of every pixel; needs no server")
-    one.add_argument(
-        "--direction", choices=("from", "to"), default="from", help="what it gathers from, or what gathers from it"
-    )
-    one.add_argument("--model", metavar="RUN-OR-MODEL", help=MODEL_HELP)
-    one.add_argument("-o", "--output", default="attention", metavar="DIR", help="where to write (default: attention)")
-    _add_device(one)
-    one = command(info)
-    one.add_argument("model", nargs="*", metavar="MODEL-OR-RUN")
-
-    options, unknown = parser.parse_known_args(arguments)
-    if unknown:
-        wrong = unknown[0].partition("=")[0]
-        if not wrong.startswith("-"):
-            raise InputError(f"danet {options.command_name} takes no further argument; {wrong!r} is one too many.")
-        names = [name for action in known[options.command_name]._actions for name in action.option_strings]
-        raise InputError(f"danet {options.command_name} has no option {wrong}. {nearest(wrong, names)}")
-    return options
-
-
-def _add_fields(parser: Parser, section: Any, prefix: str) -> None:
-    """An option for each field of a configuration, by its dotted name."""
-    group = parser.add_argument_group("fields of the configuration (values as YAML)")
-    for name, (default, text) in fields(section, prefix).items():
-        help_text = f"{text} [{default}]".replace("%", "%%").strip()
-        group.add_argument(f"--{name}", metavar="VALUE", default=argparse.SUPPRESS, help=help_text)
-
-
-def _add_device(parser: Parser, default: str | None = "auto") -> None:
-    parser.add_argument("--device", default=default, help="cpu, cuda, mps, xpu or auto (the default, but for runs)")
-    parser.add_argument("--precision", default=default, help="float32, bfloat16 or auto (the default, but for runs)")
+COMMANDS = (demo, train, ablate, evaluate, predict, attend, convert, info)
 
 
 def _overrides(options: argparse.Namespace) -> dict[str, str]:
@@ -375,22 +363,21 @@ def _model(name: str | None) -> str | None:
     return name
 
 
-def _outputs(inputs: Sequence[Path], output: Path) -> dict[Path, tuple[Path, str]]:
+def _outputs(inputs: Sequence[Path], output: Path, suffixes: tuple[str, ...]) -> dict[Path, tuple[Path, str]]:
     """Each image with the folder and the stem of its results; a folder keeps its structure, and among several its name.
 
     Raises InputError for what does not exist or holds no image, and where a result would replace an image or another.
     """
-    from danet.data.images import IMAGE_SUFFIXES
     from danet.inference.prediction import output_paths
 
     several = sum(path.is_dir() for path in inputs) > 1
     found: dict[Path, tuple[Path, str]] = {}
     for path in inputs:
         if path.is_dir():
-            files = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in IMAGE_SUFFIXES]
+            files = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in suffixes]
             images = [f for f in files if not f.name.startswith(".") and output.resolve() not in f.resolve().parents]
             if not images:
-                raise InputError(f"The folder {path} holds no image ({', '.join(IMAGE_SUFFIXES)}).")
+                raise InputError(f"The folder {path} holds no image ({', '.join(suffixes)}).")
             target = output / path.resolve().name if several else output
             found |= {image: (target / image.parent.relative_to(path), image.stem) for image in images}
         elif path.exists():
@@ -437,41 +424,6 @@ def _evidence_words(facts: dict[str, Any], direction: Direction) -> str:
         f"{'looks at ' if direction == 'to' else ''}≈ {facts['perplexity']:,.0f} of {facts['places']:,} places · "
         f"without the most attended {100 * TAKEN:.0f} %: {before} → {after} (random {100 * TAKEN:.0f} %: {control})"
     )
-
-
-def _point(text: str) -> tuple[int, int]:
-    """`120,80` as (x, y)."""
-    try:
-        x, y = (int(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no point; write X,Y in pixels, such as 120,80") from None
-    return x, y
-
-
-def _list(text: str) -> list[str]:
-    """`a,b` as its parts."""
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _numbers(text: str) -> list[int]:
-    """`0,1,2` as numbers."""
-    try:
-        return [int(part) for part in _list(text)]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers; write them as 0,1,2") from None
-
-
-def _variation(text: str) -> dict[str, str]:
-    """`optim.gate_start=0.1,optim.gate_sign=positive` as fields and values."""
-    parts = re.split(r",(?=[^,\]]*=)", text)  # at no comma within a value such as [240, 320]
-    found = {field.strip(): value.strip() for field, _, value in (part.partition("=") for part in parts)}
-    known = list(fields(RunConfig))
-    for field, value in found.items():
-        if field not in known:
-            raise argparse.ArgumentTypeError(f"there is no field {field!r}. {nearest(field, known)}")
-        if not value:
-            raise argparse.ArgumentTypeError(f"{text!r} gives {field} no value; write {field}=VALUE")
-    return found
 
 
 def _lines(facts: dict[str, Any], indent: str = "") -> list[str]:

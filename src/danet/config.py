@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import difflib
 from importlib import resources
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, cast, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from danet.errors import InputError
 
@@ -24,8 +26,9 @@ Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Side = Annotated[int, Field(ge=SMALLEST_SIDE)]
-Head = Literal["fcn", "pam", "cam", "danet"]
+Head = Literal["fcn", "pam", "cam", "danet", "dranet", "se", "aspp", "self_attention"]
 HEADS: tuple[Head, ...] = get_args(Head)
+ABLATION: tuple[Head, ...] = ("fcn", "pam", "cam", "danet")
 """From the baseline to the whole, as in the paper's tables."""
 ChannelRule = Literal["official", "paper"]
 
@@ -43,13 +46,14 @@ class ModelConfig(Section):
     """The arguments of `danet.create_model`."""
 
     head: Head = "danet"
-    """danet, one of its branches alone (pam, cam), or fcn: one branch without attention."""
+    """danet, its successor dranet, one branch alone (pam, cam), one without attention (fcn), or another kind of
+    context to compare with (se, aspp, self_attention)."""
     backbone: str = "resnet50"
     """Any timm backbone that gives feature maps."""
     num_classes: Count = 19
     in_channels: Count = 3
-    output_stride: Literal[8, 16, 32] = 8
-    """Pixels per place of the last feature map."""
+    output_stride: Count | None = None
+    """Pixels per place of the last feature map; by default 8 where the backbone can be dilated, else its own."""
     multi_grid: tuple[Count, ...] = ()
     """Dilations of the last stage's blocks, such as (4, 8, 16); empty: none."""
     out_indices: Annotated[tuple[int, ...], Field(min_length=1)] = (-2, -1)
@@ -63,8 +67,8 @@ class ModelConfig(Section):
     channel_rule: ChannelRule = "official"
     """Channel attention's softmax: of max − energy (the authors' code) or of the energy (the paper's text)."""
     dropout: Share = 0.1
-    pretrained: bool = False
-    """Start from timm's published weights of the backbone."""
+    pretrained: bool | str = False
+    """Start from timm's published weights of the backbone, or from a file of them."""
 
 
 class DataConfig(Section):
@@ -85,7 +89,7 @@ class DataConfig(Section):
     flip: Share = 0.5
     """Probability of a horizontal flip."""
     photometric: Share = 0.0
-    """Strength of random brightness, contrast and saturation, and of hue at a quarter of it."""
+    """Strength of random brightness, contrast and saturation, and of hue at a quarter of it, of the rgb channels."""
     batch_size: Count = 8
     workers: Annotated[int, Field(ge=0)] = 1
     """Processes that read and vary samples; their number changes no result."""
@@ -131,14 +135,93 @@ class OptimConfig(Section):
     auxiliary_weight: Rate = 0.4
 
 
-class Preprocess(Section):
+RGB = ("red", "green", "blue")
+
+
+class Channels(Section):
+    """What the channels of an image are; in a data set's labels.yaml under `channels`."""
+
+    names: Annotated[tuple[str, ...], Field(min_length=1)] = RGB
+    """One a channel, in the files' order."""
+    rgb: tuple[str, ...] = RGB
+    """The three, by name, whose colour photometric changes vary; empty: none."""
+    display: tuple[str, ...] = RGB
+    """The three, or the one, that people are shown."""
+    range: tuple[float, float] = (0.0, 255.0)
+    """The file values that become 0 and 1; what lies outside stays outside."""
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    """Per channel, of values in 0 … 1."""
+    std: tuple[Positive, ...] = (0.229, 0.224, 0.225)
+    """Per channel, of values in 0 … 1."""
+
+    @property
+    def picture(self) -> bool:
+        """Whether an image is an ordinary picture: RGB of 8 bits, which any image file can be turned into."""
+        return self.names == RGB and self.range == (0, 255)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _follow_names(cls, values: Any) -> Any:
+        """Where channels are named and the rest is not given, ImageNet's colours tell nothing of them.
+
+        Mean and spread are then the middle of the range and a quarter of it, for every image and for good: a guess,
+        but the same one in training and in use, which the network's first norm makes good.
+        """
+        names = values.get("names") if isinstance(values, dict) else None
+        if not isinstance(names, list | tuple) or not names or tuple(names) == RGB:
+            return values
+        rgb = RGB if set(RGB) <= set(names) else ()
+        spread = {"mean": [0.5] * len(names), "std": [0.25] * len(names)}
+        return {"rgb": rgb, "display": rgb or names[:1], **spread, **values}
+
+    @field_validator("names")
+    @classmethod
+    def _once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(names)) < len(names):
+            raise PydanticCustomError("names", "each channel needs a name of its own")
+        return names
+
+    @field_validator("rgb", "display")
+    @classmethod
+    def _known(cls, chosen: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        names = info.data.get("names", chosen)
+        lengths = {"rgb": (0, 3), "display": (1, 3)}[str(info.field_name)]
+        if len(chosen) not in lengths or len(set(chosen)) < len(chosen) or not set(chosen) <= set(names):
+            rule = f"it must be {' or '.join(map(str, lengths))} of the names {', '.join(names)}"
+            raise PydanticCustomError("channels", "{rule}", {"rule": rule})
+        return chosen
+
+    @field_validator("range")
+    @classmethod
+    def _upwards(cls, values: tuple[float, float]) -> tuple[float, float]:
+        if not (isfinite(values[0]) and isfinite(values[1]) and values[0] < values[1]):
+            raise PydanticCustomError("range", "it must be two finite numbers, the lower first")
+        return values
+
+    @field_validator("mean", "std")
+    @classmethod
+    def _one_each(cls, values: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
+        names = info.data.get("names")
+        if (names and len(values) != len(names)) or not all(map(isfinite, values)):
+            rule = f"it must be a finite number for each channel: {', '.join(names or RGB)}"
+            raise PydanticCustomError("channels", "{rule}", {"rule": rule})
+        return values
+
+
+class Preprocess(Channels):
     """What an image goes through before the network; kept in the bundle, so that weights and input cannot drift."""
 
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    """Per channel, of values in 0 … 1."""
-    std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
     longest: Count | None = 1024
     """Larger images are shrunk to this longest side, and their prediction is enlarged again."""
+
+    def of(self, channels: Channels | None) -> Preprocess:
+        """The same with what a data set says of its `channels` in place of all that nobody set.
+
+        Raises InputError where what was set contradicts the rest.
+        """
+        told = (channels or Channels()).model_dump()
+        own = self.model_dump(include=self.model_fields_set)
+        return validate(Preprocess, {"longest": self.longest, **told, **own}, "preprocess")
 
 
 class RunConfig(Section):

@@ -90,7 +90,7 @@ def seconds_per_step(config: RunConfig, num_classes: int, rounds: int = 5) -> fl
         start = time.perf_counter()
         with autocast(device, precision):
             output = model(images)
-        loss = torch.stack(list(segmentation_losses(output, masks).values())).sum()
+        loss = torch.stack(list(segmentation_losses(output, masks, model.enlarge).values())).sum()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -1,13 +1,21 @@
 import struct
+import sys
+import warnings
 import zlib
+from functools import partial
 
 import numpy as np
 import pytest
+import rasterio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from rasterio.errors import NotGeoreferencedWarning
 
-from danet.data.images import read_image, read_mask, read_pair, to_rgb
+from danet.config import Channels
+from danet.data.channels import RGB
+from danet.data.images import read_image, read_mask, read_pair, to_channels, to_rgb
+from danet.data.parallel import parallel_map
 from danet.errors import InputError
 from tests.data.trees import save_image, save_mask
 
@@ -138,3 +146,139 @@ def test_a_damaged_file_is_read_or_named(tmp_path, ending, data):
             assert read(damaged).ndim in (2, 3)
         except InputError as error:
             assert str(damaged) in str(error) and "\n" not in str(error)  # noqa: PT017, PT018 - either way is right
+
+
+GREY = Channels(names=("grey",))
+DEEP = Channels(names=("grey",), range=(0, 65535))
+DEEP_RGB = Channels(range=(0, 65535))
+FIVE = Channels(names=tuple("abcde"), range=(0, 10000))
+
+
+def save_bands(path, values, **options):
+    driver = "PNG" if path.suffix == ".png" else "GTiff"
+    height, width, count = values.shape
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        size = {"width": width, "height": height, "count": count, "dtype": values.dtype}
+        with rasterio.open(path, "w", driver, **size, **options) as file:
+            file.write(values.transpose(2, 0, 1))
+    return path
+
+
+def deep(count, dtype=np.uint16):
+    return (np.arange(40 * 48 * count).reshape(40, 48, count) * 7919 % 65536).astype(dtype)
+
+
+def test_grey_of_whatever_has_8_bits(tmp_path):
+    colour = Image.fromarray(np.stack([RAMP, RAMP, RAMP], 2))
+    for mode in ("L", "LA", "RGB", "RGBA", "CMYK"):
+        assert np.array_equal(to_channels(colour.convert(mode), GREY)[..., 0], RAMP)
+        for ending in ("tif",) if mode == "CMYK" else ("png", "tif"):
+            colour.convert(mode).save(tmp_path / f"a.{ending}")
+            assert np.array_equal(read_image(tmp_path / f"a.{ending}", GREY)[..., 0], RAMP)
+    for ending in ("png", "tif"):
+        Image.fromarray(RAMP > 99).save(tmp_path / f"1.{ending}")
+        assert np.array_equal(read_image(tmp_path / f"1.{ending}", GREY)[..., 0], np.where(RAMP > 99, 255, 0))
+
+
+def test_what_pillow_keeps_whole_needs_no_rasterio(tmp_path, monkeypatch):
+    Image.fromarray(deep(1)[..., 0]).save(tmp_path / "deep.tif")
+    Image.fromarray(deep(1, np.float32)[..., 0]).save(tmp_path / "float.tif")
+    Image.fromarray(deep(4, np.uint8)).save(tmp_path / "four.png")
+    monkeypatch.setitem(sys.modules, "rasterio", None)
+    for name in ("deep.tif", "float.tif"):
+        assert np.array_equal(read_image(tmp_path / name, DEEP), deep(1))
+    four = Channels(names=("a", "b", "c", "d"))
+    assert np.array_equal(read_image(tmp_path / "four.png", four), deep(4, np.uint8))
+
+
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_all_bits_of_all_channels_are_read(tmp_path, ending):
+    for count, channels in ((1, DEEP), (3, DEEP_RGB)):
+        path = save_bands(tmp_path / f"{count}.{ending}", deep(count))
+        assert np.array_equal(read_image(path, channels), deep(count))
+    eight = save_bands(tmp_path / f"8.{ending}", deep(4, np.uint8))
+    four = Channels(names=("red", "green", "blue", "nir"))
+    assert read_image(eight, four).dtype == np.uint8
+    assert np.array_equal(read_image(eight, four), deep(4, np.uint8))
+    if ending == "tif":  # whose fourth channel Pillow leaves out
+        save_bands(eight, deep(4, np.uint8), photometric="rgb")
+        assert np.array_equal(read_image(eight, four), deep(4, np.uint8))
+    # Stated is stated: 8-bit values count in the same range.
+    assert np.array_equal(read_image(eight, four.model_copy(update={"range": (0, 10000)})), deep(4, np.uint8))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float32, np.float64])
+def test_tiff_and_npy_of_five_channels(tmp_path, dtype):
+    values = deep(5, np.uint8 if dtype == np.uint8 else np.int16).astype(dtype)
+    np.save(tmp_path / "a.npy", values)
+    assert np.array_equal(read_image(tmp_path / "a.npy", FIVE), values)
+    assert np.array_equal(read_image(save_bands(tmp_path / "a.tif", values), FIVE), values)
+
+
+def test_orientation_counts_for_other_channels_too(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(RAMP).save(tmp_path / "a.png", exif=exif)
+    assert np.array_equal(read_image(tmp_path / "a.png", GREY)[..., 0], np.rot90(RAMP, -1))
+
+
+def test_warnings_of_threads_stay_their_own(tmp_path, request):
+    path = save_bands(tmp_path / "a.tif", deep(5))
+    before = list(warnings.filters)
+    request.addfinalizer(partial(sys.setswitchinterval, sys.getswitchinterval()))
+    sys.setswitchinterval(1e-6)
+    for pixels in parallel_map(lambda _: read_image(path, FIVE), range(400), workers=4):
+        assert np.array_equal(pixels, deep(5))
+    assert warnings.filters == before
+
+
+def test_wrong_files_of_other_channels_in_one_line(tmp_path, monkeypatch, caplog):
+    save_bands(tmp_path / "five.tif", deep(5))
+    save_bands(tmp_path / "deep.png", deep(3))
+    save_bands(tmp_path / "wide.tif", deep(3))
+    save_bands(tmp_path / "nan.tif", np.where(deep(5) == deep(5)[3, 4, 1], np.nan, 1).astype(np.float32))
+    save_bands(tmp_path / "dot.tif", deep(5)[:9])
+    save_image(tmp_path / "rgb.png")
+    Image.fromarray(deep(1)[..., 0]).save(tmp_path / "grey.png")
+    np.save(tmp_path / "dot.npy", deep(5)[:9])
+    np.save(tmp_path / "flat.npy", deep(5).ravel())
+    np.save(tmp_path / "object.npy", np.array([{}]))
+    (tmp_path / "text.npy").write_text("no array")
+    (tmp_path / "text.tif").write_text("no raster")
+    (tmp_path / "cut.npy").write_bytes((tmp_path / "dot.npy").read_bytes()[:500])
+    (tmp_path / "cut.tif").write_bytes((tmp_path / "five.tif").read_bytes()[:2000])
+    for name, channels, words in (
+        ("five.tif", RGB, "five.tif has 5 channels, but the model takes 3 (red, green, blue)"),
+        ("wide.tif", RGB, "wide.tif is uint16 (40, 48, 3); an image is uint8"),
+        ("rgb.png", FIVE, "rgb.png has 3 channels, but the model takes 5 (a, b, c, d, e)"),
+        ("rgb.png", DEEP, "rgb.png has 3 channels, but the model takes 1 (grey)"),
+        ("grey.png", GREY, "but channels.range is 0 to 255; state the range of such files"),
+        ("nan.tif", FIVE, "nan.tif holds nan at pixel (4, 3) of b; fill what is missing"),
+        ("dot.tif", FIVE, "dot.tif is 48×9 pixels; an image needs at least 32×32"),
+        ("dot.npy", FIVE, "dot.npy is 48×9 pixels; an image needs at least 32×32"),
+        ("flat.npy", FIVE, "flat.npy is uint16 (9600,); an image is integers or floats of height × width × 5"),
+        ("object.npy", FIVE, "object.npy cannot be read: "),
+        ("text.npy", FIVE, "text.npy cannot be read: "),
+        ("cut.npy", FIVE, "cut.npy cannot be read: "),
+        ("cut.tif", FIVE, "cut.tif cannot be read: "),
+        ("text.tif", FIVE, "text.tif cannot be read: "),
+        ("none.npy", FIVE, "none.npy does not exist"),
+        ("none.tif", FIVE, "none.tif does not exist"),
+    ):
+        with pytest.raises(InputError) as error:
+            read_image(tmp_path / name, channels)
+        assert words in str(error.value)
+        assert "\n" not in str(error.value)
+        assert "See previous" not in str(error.value)
+    with Image.open(tmp_path / "deep.png") as image, pytest.raises(InputError, match="of which Pillow keeps 8; give"):
+        to_channels(image, DEEP_RGB)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 900)
+    for name in ("five.tif", "dot.npy"):
+        if name == "dot.npy":
+            np.save(tmp_path / name, deep(5))
+        with pytest.raises(InputError, match=rf"{name} is too large to open safely: 48×40 pixels"):
+            read_image(tmp_path / name, FIVE)
+    monkeypatch.setitem(sys.modules, "rasterio", None)
+    with pytest.raises(InputError, match=r"five\.tif .* need rasterio: pip install 'danet\[raster\]'"):
+        read_image(tmp_path / "five.tif", FIVE)

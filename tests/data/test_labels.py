@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from danet.config import Channels
 from danet.data.labels import IGNORE_INDEX, LabelSpace, default_colours
 from danet.errors import InputError
 
@@ -20,6 +21,49 @@ def test_packaged_spaces(name):
     assert space.colours[space.index("bicyclist")] == (0, 128, 192)
     values = np.arange(12, dtype=np.uint8).reshape(3, 4)
     assert space.to_indices(values).ravel().tolist() == [*range(11), IGNORE_INDEX]
+
+
+def test_cityscapes_reads_label_ids():
+    """The first, a middle and the last of its 19 classes in gtFine's ids; what is not evaluated is ignored."""
+    space = LabelSpace.load("cityscapes")
+    assert space.num_classes == 19
+    for value, index, name, colour in (
+        (7, 0, "road", (128, 64, 128)),
+        (17, 5, "pole", (153, 153, 153)),
+        (26, 13, "car", (0, 0, 142)),
+        (33, 18, "bicycle", (119, 11, 32)),
+    ):
+        assert space.to_indices(np.array([[value]], np.uint8)) == index
+        assert (space.names[index], space.colours[index]) == (name, colour)
+    indices = space.to_indices(np.arange(34, dtype=np.uint8)[None])[0]
+    assert indices[indices != IGNORE_INDEX].tolist() == list(range(19))
+    with pytest.raises(InputError, match="holds the value 34"):
+        space.to_indices(np.array([[34]], np.uint8))
+
+
+def test_ade20k_begins_at_1():
+    space = LabelSpace.load("ade20k")
+    values = np.arange(151, dtype=np.uint8)[None]
+    assert space.to_indices(values).ravel().tolist() == [IGNORE_INDEX, *range(150)]
+    for index, name, colour in (
+        (0, "wall", (120, 120, 120)),
+        (75, "swivel chair", (10, 0, 255)),
+        (149, "flag", (92, 0, 255)),
+    ):
+        assert (space.names[index], space.colours[index]) == (name, colour)
+
+
+def test_voc_has_its_kit_s_colours():
+    space = LabelSpace.load("voc")
+    assert (space.num_classes, space.names[0], space.names[15], space.names[20]) == (
+        21,
+        "background",
+        "person",
+        "tvmonitor",
+    )
+    assert space.colours == ((0, 0, 0), *default_colours(20))
+    values = np.array([[0, 20, 255]], np.uint8)
+    assert space.to_indices(values).tolist() == [[0, 20, IGNORE_INDEX]]
 
 
 @given(st.data())
@@ -70,6 +114,11 @@ def test_json_and_pickle_keep_everything():
     assert LabelSpace.from_dict(json.loads(json.dumps(space.to_dict()))) == space
     assert pickle.loads(pickle.dumps(space)) == space
     assert hash(space) == hash(LabelSpace.from_dict(space.to_dict()))
+    assert "channels" not in space.to_dict()
+    deep = LabelSpace.from_dict({"names": ["a"], "channels": {"names": ["red", "nir"], "range": [0, 10000]}})
+    assert deep.channels == Channels(names=("red", "nir"), range=(0, 10000))
+    assert LabelSpace.from_dict(json.loads(json.dumps(deep.to_dict()))) == pickle.loads(pickle.dumps(deep)) == deep
+    assert hash(deep) != hash(LabelSpace("labels", ("a",)))
 
 
 @pytest.mark.parametrize(
@@ -89,6 +138,9 @@ def test_json_and_pickle_keep_everything():
         ("names: [a]\nids: {70000: 0}", "70000 is outside 0 to 65535"),
         ("names: [a, b]\nignore: [1]", "1 is a class (b) and is ignored"),
         ("names: [a]\nignore: 255", "write colours as"),
+        ("names: [a]\nchannels: [red]", "channels is ['red']; write its fields"),
+        ("names: [a]\nchannels: {nmaes: [red]}", "labels.yaml, channels: there is no key nmaes. Did you mean names?"),
+        ("names: [a]\nchannels: {names: [b], display: [c]}", "display is ['c']; it must be 1 or 3 of the names b."),
         ("names: [a", "is not YAML"),
         ("", "names is None"),
     ],

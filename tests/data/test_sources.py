@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from danet.config import Preprocess
 from danet.data.dataset import Dataset
 from danet.data.doctor import check
 from danet.data.sources import camvid, folder, open_source, scenes
@@ -188,3 +189,20 @@ def test_twins_and_control_are_sources_like_the_others():
         scenes("xyz", 1, 48, 64)
     with pytest.raises(InputError, match=r"no split 'twin'\. Did you mean twins"):
         scenes("twin", 1, 48, 64)
+
+
+def test_images_are_read_in_the_channels_of_recipe_or_labels(tmp_path):
+    save_folder(tmp_path, ["a", "b"], "train")
+    (tmp_path / "images" / "train" / "a.npy").write_bytes(b"features, say")  # no image where images are pictures
+    assert folder(tmp_path, "train")[0][0].load()[0].shape == (40, 48, 3)
+    grey = Preprocess(names=("grey",))
+    with pytest.raises(InputError, match=r"a\.npy and .*a\.png have the same stem"):
+        folder(tmp_path, "train", grey)
+    (tmp_path / "images" / "train" / "a.npy").unlink()
+    assert folder(tmp_path, "train", grey)[0][0].load()[0].shape == (40, 48, 1)
+    (tmp_path / "labels.yaml").write_text("names: [road, car, tree]\nchannels: {names: [red, nir]}\n")
+    assert folder(tmp_path, "train", grey)[0][0].load()[0].shape == (40, 48, 1)
+    with pytest.raises(InputError, match=r"a\.png has 3 channels, but the model takes 2 \(red, nir\)"):
+        folder(tmp_path, "train")[0][0].load()
+    with pytest.raises(InputError, match=r"Drawn scenes are RGB of 8 bits, but .* grey from 0 to 255; leave"):
+        open_source("scenes", "val", preprocess=grey)

@@ -110,3 +110,48 @@ def test_collate_and_normalise():
     torch.testing.assert_close(values, expected)
     assert values.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(images, collate(samples)[0])
+
+
+@pytest.mark.parametrize(("dtype", "span"), [(torch.uint8, (0, 255)), (torch.float32, (1000, 9000))])
+def test_light_changes_the_rgb_channels_alone(dtype, span):
+    image = torch.rand(5, 40, 50, generator=torch.Generator().manual_seed(1))
+    image = (span[0] + (span[1] - span[0]) * image).to(dtype)
+    mask = plain(40, 50)[1]
+    torch.manual_seed(0)
+    change = training_transform((40, 50), flip=0.0, photometric=0.4, mean=[0.5] * 5, span=span, rgb=(3, 1, 0))
+    varied, labels = change(tv_tensors.Image(image), mask)
+    assert (varied.dtype, varied.shape) == (dtype, (5, 40, 50))
+    assert torch.equal(labels, mask)
+    assert torch.equal(varied[[2, 4]], image[[2, 4]])
+    assert all(not torch.equal(varied[channel], image[channel]) for channel in (0, 1, 3))
+    assert 0.5 < float(varied[[3, 1, 0]].float().mean() / image[[3, 1, 0]].float().mean()) < 1.5
+    torch.manual_seed(0)  # the same light as on these three as an image of their own, 8 bits or 0 … 1
+    low, one = (0, 1) if dtype == torch.uint8 else (1000, 8000)
+    picture = ((image[[3, 1, 0]] - low) / one).to(dtype)
+    alone = training_transform((40, 50), flip=0.0, photometric=0.4)(tv_tensors.Image(picture), mask)[0]
+    assert torch.allclose((varied[[3, 1, 0]] - low) / one, alone.float(), atol=1e-5)
+    torch.manual_seed(0)
+    without, _ = training_transform((40, 50), flip=0.0, photometric=0.4, mean=[0.5] * 5, span=span, rgb=())(
+        tv_tensors.Image(image), mask
+    )
+    assert torch.equal(without, image)
+
+
+def test_padding_has_the_mean_in_file_values():
+    image = tv_tensors.Image(torch.full((2, 40, 50), 7.0))
+    padded, mask = training_transform((60, 70), flip=0.0, mean=(0.375, 0.5), span=(-1, 3))(image, plain(40, 50)[1])
+    assert (padded[:, mask == 255] == torch.tensor([[0.5], [1.0]])).all()
+    assert (padded[:, mask != 255] == 7).all()
+
+
+def test_normalise_by_a_stated_range():
+    values = torch.tensor([0.0, 2500.0, 10000.0, 12000.0]).view(1, 1, 2, 2).expand(1, 3, 2, 2).contiguous()
+    kept = values.clone()
+    found = normalise(values, (0.5, 0.0, 0.25), (1.0, 1.0, 0.5), (0, 10000))
+    assert torch.allclose(found[0, 0].ravel(), torch.tensor([-0.5, -0.25, 0.5, 0.7]))
+    assert torch.allclose(found[0, 1].ravel(), torch.tensor([0.0, 0.25, 1.0, 1.2]))
+    assert torch.allclose(found[0, 2].ravel(), torch.tensor([-0.5, 0.0, 1.5, 1.9]))
+    assert torch.equal(values, kept)
+    assert torch.equal(
+        normalise(values.byte(), (0.5,) * 3, (1.0,) * 3), normalise(values.byte().float(), (0.5,) * 3, (1.0,) * 3)
+    )

@@ -17,10 +17,12 @@ from danet.inference.encoding import Encoding
 from danet.inference.prediction import Prediction
 from danet.inference.segmenter import Segmenter
 from danet.models.attention import BranchTrace
+from danet.models.compact import LEVELS, CompactPositionAttention
 from danet.models.segmentation import create_model
 from danet.viz.attention_page import attention_page
 from tests.conftest import NAMES
-from tests.reference import channel_attention, channel_map, position_map
+from tests.models.test_compact import naive as compact_position_attention
+from tests.reference import channel_attention, channel_map, position_map, windows
 
 AT, PLACE = (69, 49), 6 * 9 + 8  # in a picture of 70×50 pixels, which has 9×7 places
 
@@ -33,6 +35,9 @@ class NaivePosition(nn.Module):
         self.attention, self.removed = deepcopy(attention), torch.from_numpy(removed).ravel()
 
     def forward(self, features):
+        if isinstance(self.attention, CompactPositionAttention):
+            removed = self.removed.view(features.shape[-2:])
+            return compact_position_attention(self.attention.double(), features.double(), removed)[0].to(features.dtype)
         query, key, value = (places.double() for places in self.attention.project(features))
         energy = (query @ key.mT).masked_fill(self.removed, -torch.inf)
         gathered = (energy.softmax(-1) @ value).mT.view_as(features)
@@ -51,6 +56,19 @@ def segmenter(tiny):
         tiny.model.head.position.query.weight.mul_(1000)
         tiny.model.head.position.gate.fill_(5)
     return Segmenter(tiny.model, tiny.labels, tiny.preprocess, "cpu", "float32")
+
+
+@pytest.fixture
+def compact(tiny):
+    """A DRANet whose maps are neither flat nor one-hot."""
+    torch.manual_seed(0)
+    model = create_model("dranet", "resnet18", len(NAMES), out_indices=(2,), channels=32).eval()
+    with torch.no_grad():
+        model.head.position.query.weight.mul_(1000)
+        model.head.position.gate.fill_(5)
+        model.head.channel.gate.fill_(0.5)
+        model.head.classifier.weight.mul_(1000)
+    return Segmenter(model, tiny.labels, tiny.preprocess, "cpu", "float32")
 
 
 @pytest.fixture
@@ -81,6 +99,44 @@ def test_attention_is_a_row_and_a_column_of_the_whole_map(segmenter, encoding, p
     assert torch.equal(encoding.prediction.probabilities, segmenter(picture).probabilities)
     assert trace.gate == 5
     assert trace.share.item() > 0
+
+
+def test_attention_to_centres_is_spread_over_their_windows(compact, picture):
+    encoding = compact.encode(picture)
+    trace = encoding.traces["position"]
+    spread = torch.zeros(50, 7, 9, dtype=torch.float64)
+    for centre, window in zip(spread, windows(7, 9, LEVELS), strict=True):
+        centre[window] = 1 / centre[window].numel()
+    whole = (position_map(trace.query[0].double(), trace.key[0].double()) @ spread.flatten(1)).numpy()
+    assert 1.2 / 63 < whole[PLACE].max() < 0.9
+    rows = encoding.attention(AT, "from")
+    assert rows.shape == trace.grid == (7, 9)
+    assert np.allclose(rows.ravel(), whole[PLACE], atol=1e-6)
+    assert np.allclose(encoding.attention(AT, "to").ravel(), whole[:, PLACE], atol=1e-6)
+    assert encoding.perplexity(AT) == pytest.approx(np.exp(-(whole[PLACE] * np.log(whole[PLACE])).sum()), rel=1e-4)
+    unit = whole / np.linalg.norm(whole, axis=1, keepdims=True)
+    assert encoding.similarity(63) == pytest.approx(((unit @ unit.T).sum() - 63) / (63 * 62), abs=1e-5)
+    assert sum(encoding.by_class(AT).values()) == pytest.approx(1)
+    view = encoding.view()
+    assert np.allclose(np.exp(view.query @ view.key.T - view.logsumexp[:, None]) @ view.pool, whole, atol=1e-5)
+
+
+@pytest.mark.parametrize("rule", ["official", "paper"])
+def test_compact_channels_are_rows_of_their_channel_map(compact, picture, rule):
+    module = compact.model.head.channel
+    module.rule = rule
+    seen = []
+    module.compact.register_forward_hook(lambda module, inputs, output: seen.extend((*inputs, output)))
+    encoding = compact.encode(picture)
+    features, key = (maps[0].double().flatten(1) for maps in seen)
+    weights, after = channel_map(features, key, rule), features + 0.5 * channel_attention(features, key, key, rule)
+    for index in (0, 31):
+        view = encoding.channels(index)
+        assert np.allclose(view.weights, weights[index].numpy(), atol=1e-5)
+        assert np.allclose(view.before.ravel(), features[index].numpy())
+        assert np.allclose(view.after.ravel(), after[index].numpy(), atol=1e-5)
+    with pytest.raises(InputError, match="no channel 32"):
+        encoding.channels(32)
 
 
 @given(st.integers(1, 40), st.integers(0, 9), st.floats(0, 30))
@@ -155,17 +211,18 @@ def test_channels_are_rows_of_the_channel_map(segmenter, picture, rule):
         assert np.allclose(view.after.ravel(), after[index].numpy(), atol=1e-5)
 
 
-@pytest.mark.parametrize("head", ["danet", "pam"])
+@pytest.mark.parametrize("head", ["danet", "dranet", "pam"])
 @pytest.mark.parametrize("longest", [None, 48])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_take_away_agrees_with_minus_infinity_in_the_equations(tiny, picture, head, longest, precision):
-    torch.manual_seed(1)
-    model = create_model(head, "resnet18", len(NAMES), out_indices=(2,), channels=16).eval()
-    name = "position" if head == "danet" else "attention"
+    torch.manual_seed(4)
+    model = create_model(head, "resnet18", len(NAMES), out_indices=(2,), channels=32).eval()
+    name = "attention" if head == "pam" else "position"
     attention = getattr(model.head, name)
     with torch.no_grad():
-        attention.query.weight.mul_(1000)
-        attention.gate.fill_(5)
+        # A mean without a tenth of its places is nearly the same.
+        attention.query.weight.mul_(3000 if head == "dranet" else 1000)
+        attention.gate.fill_(20 if head == "dranet" else 5)
         model.head.classifier.weight.mul_(100)
     preprocess = tiny.preprocess.model_copy(update={"longest": longest})
     encoding = Segmenter(model, tiny.labels, preprocess, "cpu", precision).encode(picture)
@@ -251,7 +308,15 @@ ASKED = {
 
 
 @pytest.mark.parametrize(
-    ("head", "branches"), [("danet", {"position", "channel"}), ("pam", {"position"}), ("cam", {"channel"}), ("fcn", ())]
+    ("head", "branches"),
+    [
+        ("danet", {"position", "channel"}),
+        ("dranet", {"position", "channel"}),
+        ("pam", {"position"}),
+        ("cam", {"channel"}),
+        ("fcn", ()),
+        ("se", ()),
+    ],
 )
 def test_each_head_tells_of_the_branches_that_it_has(tiny, picture, head, branches):
     model = create_model(head, "resnet18", len(NAMES), out_indices=(2,), channels=8)

@@ -40,6 +40,12 @@ def network(backbone, **settings):
         ("resnet26", {"multi_grid": (4, 8), "channels": 8}, True),  # 2,048 channels
         ("mobilenetv3_small_050", {"channels": 8}, False),  # norms that hold their activation
         ("resnet26d", {"channels": 8}, False),  # asks for its input's size, so it cannot be traced
+        ("resnest14d", {"channels": 8}, False),
+        ("hrnet_w18_small", {"channels": 8}, True),
+        ("convnext_atto", {"channels": 8}, True),  # has no BatchNorm, as those that follow
+        ("swin_tiny_patch4_window7_224", {"channels": 8}, True),
+        ("vit_tiny_patch16_224", {"channels": 8}, True),
+        ("eva02_tiny_patch14_224", {"channels": 8}, True),
     ],
 )
 def test_ready_computes_the_same(backbone, settings, traced):
@@ -68,6 +74,20 @@ def test_a_wide_convolution_is_summed_in_groups():
     assert [weight.shape[1] for weight in GroupSum(convolution).weights] == [GROUP, GROUP, 40]
     assert torch.allclose(GroupSum(convolution)(features), convolution(features), atol=1e-5)
     assert layer.conv.in_channels > GROUP
+
+
+def test_a_wide_1x1_convolution_stays_one():
+    torch.manual_seed(0)
+    model = create_model("dranet", "test_resnet", 5, channels=GROUP + 16).eval()
+    for module in (model.head.position, model.head.channel):
+        nn.init.constant_(module.gate, 0.5)
+    images = torch.randn(1, 3, 40, 56)
+    folded = ready(model, CPU)
+    assert isinstance(folded.head.position_out.conv, GroupSum)
+    assert isinstance(folded.head.position.levels[0].conv, nn.Conv2d)
+    with torch.no_grad():
+        expected, found = model(images).logits, folded(images).logits
+    assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
 def test_the_model_itself_stays_as_it_is():

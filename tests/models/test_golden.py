@@ -19,6 +19,10 @@ from tests.golden.fill import fill, image
 GOLDEN = Path(__file__).parents[1] / "golden"
 SETTINGS = {
     "original-danet-r50": ("original", dict(backbone="resnet50", multi_grid=(4, 8, 16), align_corners=True)),
+    "original-dranet-r50": (
+        "original",
+        dict(head="dranet", backbone="resnet50s", multi_grid=(4, 8, 16), align_corners=True, auxiliary=True),
+    ),
     "mmseg-danet-r50": ("mmseg", dict(backbone="resnet50c", auxiliary=True)),
 }
 
@@ -28,16 +32,16 @@ def outputs(name: str, dtype: torch.dtype, **changes) -> dict[str, torch.Tensor]
     layout, settings = SETTINGS[name]
     facts = json.loads((GOLDEN / f"{name}.json").read_text())
     state = {key: torch.from_numpy(np.asarray(fill(key, tuple(shape)))) for key, shape in facts["tensors"]}
-    model = create_model("danet", num_classes=19, **settings | changes)
+    model = create_model(num_classes=19, **settings | changes)
     model.load_state_dict(rename(state, layout))
     model.eval().to(dtype)
     images = torch.from_numpy(image(tuple(facts["input"]))).to(dtype)
     with torch.inference_mode():
         features = model.extract(images)
-        head = model.head(features[-1])
+        head = model.head(features)
         logits = {"fused": head.logits, **head.branches}
         if model.auxiliary is not None:
-            logits["aux"] = model.auxiliary(features[-2]).logits
+            logits["aux"] = model.auxiliary(features[:-1]).logits
         if layout == "original":
             logits = {key: resize(value, images.shape[-2:], model.align_corners) for key, value in logits.items()}
             assert torch.equal(logits["fused"], model(images).logits)

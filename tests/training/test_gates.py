@@ -8,7 +8,7 @@ from danet.config import OptimConfig, Preprocess, read_config
 from danet.data.dataset import Dataset
 from danet.data.sources import scenes
 from danet.inference.segmenter import Segmenter
-from danet.models.attention import ChannelAttention, PositionAttention, attention_modules, gates
+from danet.models.attention import PositionAttention, attention_modules, gates
 from danet.models.segmentation import create_model
 from danet.training.gates import branch_shares, keep_sign, start_attention
 from danet.training.loop import Step, train
@@ -20,7 +20,7 @@ def network(head: str):
     return create_model(head, "resnet18", 3, out_indices=(1,), channels=16)
 
 
-@pytest.mark.parametrize("head", ["danet", "pam", "cam", "fcn"])
+@pytest.mark.parametrize("head", ["danet", "dranet", "pam", "cam", "fcn"])
 def test_the_defaults_leave_a_fresh_network_as_it_is(head):
     model = network(head)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -31,6 +31,7 @@ def test_the_defaults_leave_a_fresh_network_as_it_is(head):
         gates(model)
         == {
             "danet": {"position": 0.0, "channel": 0.0},
+            "dranet": {"position": 0.0, "channel": 0.0},
             "pam": {"position": 0.0},
             "cam": {"channel": 0.0},
             "fcn": {},
@@ -38,8 +39,9 @@ def test_the_defaults_leave_a_fresh_network_as_it_is(head):
     )
 
 
-def test_gates_keys_and_queries_start_where_they_are_asked_to():
-    model = network("danet")
+@pytest.mark.parametrize("head", ["danet", "dranet"])
+def test_gates_keys_and_queries_start_where_they_are_asked_to(head):
+    model = network(head)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     start_attention(model, OptimConfig(gate_start=-0.25, key_start="query", query_gain=3))
     changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
@@ -53,7 +55,8 @@ def test_gates_keys_and_queries_start_where_they_are_asked_to():
     position = model.head.position
     for kind in ("weight", "bias"):
         query = before[f"head.position.query.{kind}"]
-        assert torch.equal(getattr(position.key, kind), query)  # the gain is the queries' alone
+        key = getattr(position.key, kind)
+        assert torch.equal(key, query.view_as(key))  # the gain is the queries' alone
         assert torch.equal(getattr(position.query, kind), 3 * query)
 
 
@@ -72,7 +75,7 @@ def step_against_the_gates(model, config: OptimConfig, steps: int) -> list[dict[
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-@pytest.mark.parametrize("head", ["danet", "pam", "cam"])
+@pytest.mark.parametrize("head", ["danet", "dranet", "pam", "cam"])
 def test_only_a_free_gate_goes_negative(head, optimizer):
     settings = {"optimizer": optimizer, "lr": 0.02, "gate_factor": 1, "gate_start": 0.03}
     positive = step_against_the_gates(network(head), OptimConfig(**settings, gate_sign="positive"), 3)
@@ -110,7 +113,7 @@ def test_a_negative_gate_is_no_other_network(shape):
         assert torch.equal(module(features), expected)
 
 
-@pytest.mark.parametrize("head", ["danet", "pam", "cam"])
+@pytest.mark.parametrize("head", ["danet", "dranet", "pam", "cam"])
 def test_shares_are_what_the_modules_add_to_what_they_are_given(head):
     """‖αE‖/‖A‖ of eight of ten images, evenly spaced, from the modules' own inputs and outputs."""
     model = network(head)
@@ -119,11 +122,10 @@ def test_shares_are_what_the_modules_add_to_what_they_are_given(head):
     dataset = Dataset(items, labels)
     segmenter = Segmenter(model, labels, Preprocess(), "cpu", "float32")
     found: dict[str, list[float]] = {}
-    names = {PositionAttention: "position", ChannelAttention: "channel"}
 
     def note(module, inputs, output):
         added, given = (output - inputs[0]).norm(), inputs[0].norm()
-        found.setdefault(names[type(module)], []).append((added / given).item())
+        found.setdefault(module.branch, []).append((added / given).item())
 
     hooks = [module.register_forward_hook(note) for _, module in attention_modules(segmenter.model)]
     for index in (0, 1, 2, 3, 5, 6, 7, 8):

@@ -31,6 +31,10 @@ def batch():
     return torch.randn(2, 3, 5, 7, generator=generator), masks
 
 
+def bilinear(logits, size):
+    return torch.nn.functional.interpolate(logits, size, mode="bilinear")
+
+
 @pytest.mark.parametrize("weights", [None, torch.tensor([0.5, 2.0, 7.0])])
 def test_cross_entropy_follows_its_definition(batch, weights):
     logits, masks = batch
@@ -51,10 +55,10 @@ def test_every_classifier_has_its_weighted_loss(batch):
     logits, masks = batch
     small = torch.randn(2, 3, 2, 3)
     output = SegmentationOutput(logits, {"position": small, "channel": 2 * small}, 3 * small)
-    losses = segmentation_losses(output, masks, branch_weight=0.5, auxiliary_weight=0.25)
+    losses = segmentation_losses(output, masks, bilinear, branch_weight=0.5, auxiliary_weight=0.25)
     assert list(losses) == ["fused", "position", "channel", "auxiliary"]
     for name, weight, factor in (("position", 0.5, 1), ("channel", 0.5, 2), ("auxiliary", 0.25, 3)):
-        large = torch.nn.functional.interpolate(factor * small, (5, 7), mode="bilinear")
+        large = bilinear(factor * small, (5, 7))
         assert losses[name].item() == pytest.approx(weight * cross_entropy(large, masks).item())
     assert losses["fused"].item() == pytest.approx(cross_entropy(logits, masks).item())
 

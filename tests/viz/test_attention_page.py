@@ -133,6 +133,22 @@ def test_all_rows_and_columns_are_pythons_to_a_thousandth_of_the_rows_maximum(op
     assert (np.abs(asked_of_all(page, "column").T - columns) <= allowed).all()
 
 
+def test_keys_that_stand_for_windows_are_spread_over_them_as_in_python(opened: Open):
+    view = random_view(3.0, depth=8, grid=(7, 10))
+    windows = [(0, 7, 0, 10), (0, 4, 0, 5), (0, 4, 5, 10), (3, 7, 0, 5), (3, 7, 5, 10)]  # rows 3 lie in two of them
+    pool = np.zeros((len(windows), 7, 10), np.float32)
+    for number, (above, below, left, right) in enumerate(windows):
+        pool[number, above:below, left:right] = 1 / ((below - above) * (right - left))
+    pool, key = pool.reshape(len(windows), 70), view.key[: len(windows)]
+    energy = view.query.astype(np.float64) @ key.T
+    logsumexp = np.log(np.exp(energy).sum(1))
+    page = opened(attention_page(view._replace(key=key, logsumexp=logsumexp.astype(np.float32), pool=pool), "t"))
+    rows = np.exp(energy - logsumexp[:, None]) @ pool
+    assert np.abs(asked_of_all(page, "row") - rows).max() <= 1e-3 * rows.max()
+    assert np.abs(asked_of_all(page, "column").T - rows).max() <= 1e-3 * rows.max()
+    assert rows.sum(1) == pytest.approx(1)
+
+
 def asked_of_all(page: Page, direction: str) -> np.ndarray:
     """What the page has as row or column of every place, one after the other."""
     ask(page, "window.all = new Float32Array(danet.view.places ** 2)")

@@ -1,17 +1,25 @@
-"""Models by name: what a name stands for, and the one that comes with the package."""
+"""Models by name: what a name stands for, those that others published, and the one that comes with the package."""
 
+import hashlib
+import io
 import json
+import os
 import shutil
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
 from danet.cli import main
-from danet.config import read_config
+from danet.config import ModelConfig, Preprocess, read_config
 from danet.data.dataset import Dataset
+from danet.data.labels import LabelSpace
 from danet.data.scenes import far_from_things, scene
 from danet.data.sources import scenes
 from danet.errors import InputError
@@ -19,8 +27,41 @@ from danet.evaluation.context import context_scores
 from danet.evaluation.evaluate import evaluate
 from danet.inference.segmenter import load
 from danet.models.attention import gates
-from danet.weights.bundle import CARD, CONFIG, WEIGHTS
-from danet.weights.zoo import DEFAULT, embedded, find_bundle
+from danet.models.segmentation import build_model
+from danet.weights import zoo
+from danet.weights.bundle import CARD, CONFIG, WEIGHTS, Bundle, load_bundle
+from danet.weights.convert import export
+from danet.weights.zoo import DEFAULT, embedded, find_bundle, published
+from tests.weights.server import Server
+
+FIND = "import sys; from danet.weights import zoo; zoo.ZOO = zoo.Path(sys.argv[1]); print(zoo.find_bundle(sys.argv[2]))"
+""" `find_bundle` of another process, with a zoo.yaml of its own."""
+
+
+@pytest.fixture(scope="module")
+def checkpoint():
+    """A small network of 19 classes, and its weights as mmsegmentation would have written them."""
+    torch.manual_seed(0)
+    config = ModelConfig(backbone="resnet18", output_stride=32, channels=8)
+    bundle = Bundle(build_model(config).eval(), config, LabelSpace.load("cityscapes"), Preprocess())
+    file = io.BytesIO()
+    torch.save(export(bundle, "mmseg"), file)
+    return bundle.model, file.getvalue()
+
+
+@pytest.fixture
+def server(checkpoint, tmp_path, monkeypatch):
+    """A zoo of one model, `toy-mmseg` for short, on a server that stands in for its authors'."""
+    data = checkpoint[1]
+    digest = hashlib.sha256(data).hexdigest()
+    with Server() as server:
+        server.files["toy.pth"] = data
+        entry = published()["danet-r50-cityscapes-512x1024-80k-mmseg"].model_dump()
+        entry |= {"url": server.url("toy.pth"), "sha256": digest[:8], "alias": "toy-mmseg", "pixel_accuracy": None}
+        (tmp_path / "zoo.yaml").write_text(yaml.safe_dump({"models": {"toy-r18-mmseg": entry}}))
+        monkeypatch.setattr(zoo, "ZOO", tmp_path / "zoo.yaml")
+        monkeypatch.setenv("DANET_CACHE", str(tmp_path / "cache"))
+        yield server
 
 
 def test_a_folder_comes_before_a_name(tiny_folder, tmp_path, monkeypatch):
@@ -35,12 +76,161 @@ def test_a_folder_comes_before_a_name(tiny_folder, tmp_path, monkeypatch):
     assert load(run).labels.names == load(DEFAULT).labels.names == ("road", "car", "tree")
 
 
-@pytest.mark.parametrize("name", ["strete-tiny", "street.png"])
-def test_an_unknown_name_is_one_line(name, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("strete-tiny", "Did you mean street-tiny?"),
+        ("danet-r50-cityscape-mmseg", "Did you mean danet-r50-cityscapes-mmseg?"),
+        ("runs/street-tyni", "Did you mean street-tiny?"),
+        ("street.png/x/y", "`danet info` lists the models; a run or a bundle is a folder."),
+    ],
+)
+def test_an_unknown_name_is_one_line(name, hint, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("street.png").touch()
-    with pytest.raises(InputError, match=rf"^{name} is no folder, and no model .* \(street-tiny\); give .*$"):
+    Path("runs").mkdir()
+    with pytest.raises(InputError) as caught:
         find_bundle(name)
+    assert str(caught.value) == f"{name} is no folder, and no model of this name is known. {hint}"
+
+
+def test_a_published_model_is_fetched_once_and_is_the_same_network(server, checkpoint, tmp_path, capsys):
+    told = []
+    folder = find_bundle("toy-mmseg", lambda *now: told.append(now))
+    assert told[-1] == (len(checkpoint[1]),) * 2
+    assert not capsys.readouterr().err
+    assert find_bundle("toy-r18-mmseg") == find_bundle("toy-mmseg") == folder == tmp_path / "cache/zoo/toy-r18-mmseg"
+    assert server.asked == [("toy.pth", 0)]
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["toy-r18-mmseg", "toy-r18-mmseg.lock"]
+    bundle, images = load_bundle(folder), torch.randn(1, 3, 64, 96)
+    assert torch.equal(bundle.model(images).logits, checkpoint[0](images).logits)
+    assert (bundle.labels.name, bundle.model_config.align_corners) == ("cityscapes", False)
+    scores = bundle.scores["published"]
+    assert (scores["miou"], scores["protocol"]) == (0.7934, "whole images of 1024×2048, one scale")
+    assert bundle.provenance["url"] == server.url("toy.pth")
+    card = (folder / CARD).read_text()
+    assert (
+        "published: miou 0.7934; protocol whole images of 1024×2048, one scale; measured by its authors, not by" in card
+    )
+    assert "terms: trained on Cityscapes, which is for non-commercial use" in card
+
+
+def test_two_processes_fetch_it_once(server, tmp_path):
+    server.hold_after = 1 << 20
+    command = [sys.executable, "-c", FIND, str(tmp_path / "zoo.yaml"), "toy-mmseg"]
+    other = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert server.held.wait(100)
+    threading.Timer(0.5, server.release.set).start()
+    folder = find_bundle("toy-mmseg", lambda *_: pytest.fail("It is being fetched by the other process."))
+    out, err = other.communicate()
+    assert (out.strip(), server.asked) == (str(folder), [("toy.pth", 0)])
+    assert "Fetching toy-r18-mmseg, once: 1 of " in err
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda server, _: server.files.clear(), "toy.pth cannot be had (HTTP 404 Not Found)"),
+        (lambda server, _: server.files.update({"toy.pth": b"other"}), "has SHA-256"),
+        (lambda _, entry: entry.update(labels="voc"), "voc"),
+        (lambda _, entry: entry.update(layout="original"), "toy.pth"),
+    ],
+)
+def test_what_cannot_be_had_leaves_no_model(damage, words, server, tmp_path):
+    models = yaml.safe_load((tmp_path / "zoo.yaml").read_text())
+    damage(server, models["models"]["toy-r18-mmseg"])
+    (tmp_path / "zoo.yaml").write_text(yaml.safe_dump(models))
+    with pytest.raises(InputError) as caught:
+        find_bundle("toy-mmseg")
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in (tmp_path / "cache/zoo").iterdir()] == ["toy-r18-mmseg.lock"]
+
+
+def test_what_zoo_yaml_states_comes_before_what_the_file_says(server, tmp_path):
+    text = (tmp_path / "zoo.yaml").read_text()
+    (tmp_path / "zoo.yaml").write_text(text.replace("align_corners: false", "align_corners: true"))
+    assert load_bundle(find_bundle("toy-mmseg")).model_config.align_corners is True
+
+
+def test_a_cache_that_cannot_be_written(server, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("DANET_CACHE", str(tmp_path / "file"))
+    with pytest.raises(InputError, match=r"toy-r18-mmseg cannot be written .* name another folder in DANET_CACHE"):
+        find_bundle("toy-mmseg")
+
+
+def test_zoo_yaml_has_every_published_checkpoint():
+    models = published()
+    assert len(models) == 18
+    aliases = {entry.alias: entry for entry in models.values() if entry.alias}
+    assert aliases["danet-r50-cityscapes-mmseg"].miou == 79.34
+    assert not {*aliases} & {*models}
+    for alias, entry in aliases.items():
+        network, data, _ = alias.rsplit("-", 2)
+        rivals = [other.miou for name, other in models.items() if name.startswith(f"{network}-{data}")]
+        assert entry.miou == max(other for other in rivals), alias
+    for name, entry in models.items():
+        assert LabelSpace.load(entry.labels).name in name
+        assert entry.align_corners == (entry.layout == "original" or "769x769" in name)
+        if entry.layout == "mmseg":
+            network, data, size, steps, _ = name.removeprefix("danet-").split("-")
+            file = f"danet_{network}-d8_{size}_{steps}_{data}".replace("voc", "voc12aug")
+            assert f"/danet/{file}/{file}_20" in entry.url
+            assert entry.url.endswith(f"-{entry.sha256}.pth")
+
+
+def test_info_lists_published_models(capsys):
+    assert main(["info"]) == 0
+    shown = capsys.readouterr().out
+    assert main(["info", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)["published"]
+    assert {*listed} == {*published()}
+    for name, facts in listed.items():
+        assert f"{name}: mIoU {100 * facts['miou']:.2f} % ({facts['protocol']}); licence {facts['licence']}" in shown
+    assert listed["danet-r101-cityscapes-original"]["pixel_accuracy"] == 0.9597
+
+
+def test_a_model_on_the_hub_also_without_a_connection(tiny_folder, tmp_path):
+    """The Hub's own client, against a stand-in that answers as the Hub does."""
+    with Server() as server:
+        server.publish("me/tiny", {path.name: path.read_bytes() for path in tiny_folder.iterdir()} | {"train.log": b""})
+        server.publish("me/other", {CARD: b"nothing here"})
+        script = (
+            "import sys; from danet.weights.zoo import find_bundle\n"
+            "for name in map(str.strip, sys.stdin):\n"
+            "  try: print(find_bundle(name), flush=True)\n"
+            "  except ValueError as error: print(error, flush=True)\n"
+        )
+        home = {"HF_ENDPOINT": server.url("").rstrip("/"), "HF_HOME": str(tmp_path / "hub")}
+        process = subprocess.Popen(
+            [sys.executable, "-c", script],
+            env=os.environ | home,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        assert process.stdin
+        assert process.stdout
+
+        def ask(name):
+            process.stdin.write(f"{name}\n")
+            process.stdin.flush()
+            return process.stdout.readline().strip()
+
+        folder = Path(ask("me/tiny"))
+        assert sorted(path.name for path in folder.iterdir()) == sorted([CARD, CONFIG, WEIGHTS])
+        assert load_bundle(folder).labels.names == ("road", "car", "tree")
+        assert ask("me/tiny@main") == str(folder)
+        assert ask("me/tiny@v9").startswith("me/tiny has no revision 'v9'; name one of")
+        assert ask("me/none").startswith("me/none is no folder here, and the Hub has no such model;")
+        assert ask("me/other") == (
+            "me/other on the Hub has no config.json: it is no bundle of danet; choose another model."
+        )
+    assert ask("me/tiny") == str(folder)
+    assert "cannot be fetched from the Hub (" in ask("me/unseen")
+    process.communicate()
 
 
 def test_a_run_without_a_model_says_how_to_go_on(tmp_path):
@@ -56,8 +246,9 @@ def test_street_tiny_is_small_and_says_what_it_is():
     assert {t.dtype for t in load_file(folder / WEIGHTS).values() if t.is_floating_point()} == {torch.float16}
     config, card = json.loads((folder / CONFIG).read_text()), (folder / CARD).read_text()
     recipe = read_config(DEFAULT)
-    assert config["model"] == recipe.model.model_copy(update={"num_classes": 11}).model_dump(mode="json")
-    assert config["preprocess"] == recipe.preprocess.model_dump(mode="json")
+    bundle, stride = load_bundle(folder), {"output_stride": 8}  # what None stood for was written down then
+    assert bundle.model_config == recipe.model.model_copy(update={"num_classes": 11, **stride})
+    assert bundle.preprocess == recipe.preprocess
     assert "+" not in config["provenance"]["danet"], "trained by uncommitted code"
     assert "a toy, trained on drawn streets alone" in card
     for branch, sign in (("position", "α"), ("channel", "β")):

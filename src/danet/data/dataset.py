@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.utils.data
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 from torchvision import tv_tensors
 
 from danet.data.labels import LabelSpace
@@ -23,8 +23,8 @@ Key = int | tuple[int, int]
 class Item(NamedTuple):
     """One image with its mask, not yet read.
 
-    name: the image's path, or what else tells it; load: gives the image, uint8 H×W×3, and the mask's raw file values,
-    uint8 or uint16 H×W, and can be pickled; mask: the mask's path, for errors about its values.
+    name: the image's path, or what else tells it; load: gives the image's file values, uint8 or float32 H×W×C, and the
+    mask's, uint8 or uint16 H×W, and can be pickled; mask: the mask's path, for errors about its values.
     """
 
     name: str
@@ -33,15 +33,15 @@ class Item(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """One image with its mask, read: uint8 3×H×W; uint8 H×W class indices, IGNORE_INDEX where not labelled."""
+    """One image with its mask, read: uint8 or float32 C×H×W; uint8 H×W class indices, IGNORE_INDEX if not labelled."""
 
     image: tv_tensors.Image
     mask: tv_tensors.Mask
     name: str
 
     @property
-    def pixels(self) -> UInt8[np.ndarray, "h w 3"]:
-        """The image as H×W×3, as the Segmenter takes it."""
+    def pixels(self) -> UInt8[np.ndarray, "h w c"] | Float32[np.ndarray, "h w c"]:
+        """The image as H×W×C, as the Segmenter takes it."""
         return self.image.permute(1, 2, 0).numpy()
 
 
@@ -85,7 +85,9 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         if not self._memory:
             self._memory = list(parallel_map(self.arrays, range(len(self)), workers, progress))
 
-    def arrays(self, index: int) -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"]]:
+    def arrays(
+        self, index: int
+    ) -> tuple[UInt8[np.ndarray, "h w c"] | Float32[np.ndarray, "h w c"], UInt8[np.ndarray, "h w"]]:
         """Item `index` as image and class indices, from memory or read now; raises InputError naming a faulty file."""
         if self._memory:
             return self._memory[index]

@@ -2,28 +2,71 @@
 
 from __future__ import annotations
 
+import logging
+import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8, UInt16
+from jaxtyping import Float32, Num, UInt8, UInt16
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from danet.config import SMALLEST_SIDE
+from danet.config import SMALLEST_SIDE, Channels
+from danet.data.channels import RGB, as_channels
 from danet.errors import InputError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 
 
-def read_image(path: str | Path) -> UInt8[np.ndarray, "h w 3"]:
-    """An image file as RGB, upright by its EXIF orientation (see `to_rgb` for the modes).
+_TIFF = (".tif", ".tiff")
+_SAMPLES = 277  # the TIFF tag that counts a pixel's values
+_WARNINGS = threading.Lock()
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it would print, an error says in its one line
 
-    Raises InputError for a file that is missing, damaged, no image, of a mode that has no one meaning as RGB, larger
-    than Pillow's limit, or smaller than 32×32.
+
+def image_suffixes(channels: Channels) -> tuple[str, ...]:
+    """The endings of image files in a folder; an array file is an image only where images are no pictures."""
+    return IMAGE_SUFFIXES if channels.picture else (*IMAGE_SUFFIXES, ".npy")
+
+
+def read_image(path: str | Path, channels: Channels = RGB) -> UInt8[np.ndarray, "h w c"] | Float32[np.ndarray, "h w c"]:
+    """An image file's values in `channels`, upright by its EXIF orientation (see `as_channels` for the type).
+
+    As a picture any file is turned into RGB (`to_rgb`). Other channels are read as they are, with all their bits: from
+    what Pillow keeps whole, .npy files of height × width × channels, and, by rasterio, TIFF and PNG of any number and
+    depth; a single channel of 8 bits is the grey of any file of 8 bits.
+    Raises InputError for a file that is missing, damaged, no image, of other channels, larger than Pillow's limit, or
+    smaller than 32×32; and for a file that needs rasterio where it is not installed.
     """
+    suffix = Path(path).suffix.lower()
+    if suffix == ".npy":
+        return as_channels(_array(path), channels, str(path))
+    if (suffix in _TIFF or not channels.picture) and _needs_rasterio(path, channels):
+        return as_channels(_bands(path), channels, str(path))
     with _opened(path) as image:
-        return to_rgb(image, str(path))
+        return to_channels(image, channels, str(path))
+
+
+def to_channels(
+    image: Image.Image, channels: Channels = RGB, source: str = "The image"
+) -> UInt8[np.ndarray, "h w c"] | Float32[np.ndarray, "h w c"]:
+    """An open image's values in `channels`; raises InputError as `to_rgb` and `as_channels` do, and for lost bits."""
+    if channels.picture:
+        return to_rgb(image, source)
+    if _deep_colour(image):
+        raise InputError(f"{source} has 16 bits a channel, of which Pillow keeps 8; give the path of its file instead.")
+    _refuse_small(image.size, source)
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "P":
+        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
+    if _is_grey(channels) and not image.mode.startswith(("I", "F")):
+        image = image.convert("L")
+    elif image.mode not in ("L", "LA", "RGB", "RGBA", "F") and not image.mode.startswith("I"):
+        image = image.convert("L" if image.mode == "1" else "RGB")
+    values = np.array(image)
+    return as_channels(values if values.ndim == 3 else values[..., None], channels, source)
 
 
 def to_rgb(image: Image.Image, source: str = "The image") -> UInt8[np.ndarray, "h w 3"]:
@@ -31,11 +74,7 @@ def to_rgb(image: Image.Image, source: str = "The image") -> UInt8[np.ndarray, "
 
     Raises InputError, beginning with `source`, for a floating-point image or one smaller than 32×32.
     """
-    if min(image.size) < SMALLEST_SIDE:
-        raise InputError(
-            f"{source} is {_size(image.size)} pixels; an image needs at least {SMALLEST_SIDE}×{SMALLEST_SIDE}. "
-            "Leave it out, or enlarge it."
-        )
+    _refuse_small(image.size, source)
     if image.mode == "F":
         raise InputError(f"{source} holds floating-point values; save it with 8 or 16 bits a channel.")
     image = ImageOps.exif_transpose(image)
@@ -66,10 +105,12 @@ def read_mask(path: str | Path) -> UInt8[np.ndarray, "h w"] | UInt16[np.ndarray,
 
 
 def read_pair(
-    image: str | Path, mask: str | Path
-) -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"] | UInt16[np.ndarray, "h w"]]:
+    image: str | Path, mask: str | Path, channels: Channels = RGB
+) -> tuple[
+    UInt8[np.ndarray, "h w c"] | Float32[np.ndarray, "h w c"], UInt8[np.ndarray, "h w"] | UInt16[np.ndarray, "h w"]
+]:
     """An image and its mask; raises InputError as `read_image` and `read_mask` do, and where their sizes differ."""
-    pixels, values = read_image(image), read_mask(mask)
+    pixels, values = read_image(image, channels), read_mask(mask)
     if pixels.shape[:2] != values.shape:
         raise InputError(
             f"{mask} is {_size(values.shape[::-1])} pixels, its image {image} {_size(pixels.shape[1::-1])} "
@@ -78,13 +119,96 @@ def read_pair(
     return pixels, values
 
 
-@contextmanager
-def _opened(path: str | Path) -> Iterator[Image.Image]:
-    """The decoded image; whatever goes wrong in opening and decoding becomes an InputError that names the file."""
+def _array(path: str | Path) -> Num[np.ndarray, "h w *c"]:
+    """A .npy file's array; it is mapped before it is read, so that a false size in its header takes no memory."""
+    with _readable(path):
+        values = np.load(path, mmap_mode="r", allow_pickle=False)
+        _refuse_large(values.shape[:2], path)
+        values = np.array(values)
+    if values.ndim in (2, 3):
+        _refuse_small(values.shape[1::-1], str(path))
+    return values
+
+
+def _bands(path: str | Path) -> Num[np.ndarray, "h w c"]:
+    """All bands of a TIFF or PNG file, with all their bits."""
+    try:
+        import rasterio
+        from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
+    except ImportError:
+        raise InputError(
+            f"{path} is no ordinary picture, and other TIFF and 16-bit colour files need rasterio: "
+            "pip install 'danet[raster]'."
+        ) from None
+    with _readable(path):
+        with Path(path).open("rb") as file:
+            driver = "PNG" if file.read(4) == b"\x89PNG" else "GTiff"
+        with _WARNINGS, warnings.catch_warnings():  # which works in one thread at a time alone
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            raster = rasterio.open(path, driver=driver)
+        with raster:
+            _refuse_large((raster.height, raster.width), path)
+            _refuse_small((raster.width, raster.height), str(path))
+            try:
+                return raster.read().transpose(1, 2, 0)
+            except RasterioIOError as error:
+                raise OSError(str(error.__cause__ or error)) from None
+
+
+def _deep_colour(image: Image.Image) -> bool:
+    """Whether an image is that of a PNG file with several channels of 16 bits, of which Pillow keeps 8."""
+    path = Path(getattr(image, "filename", ""))
+    if image.format != "PNG" or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        depth, colour = file.read(26)[24:]
+    return depth == 16 and colour != 0
+
+
+def _needs_rasterio(path: str | Path, channels: Channels) -> bool:
+    """Whether Pillow does not know a TIFF, or would lose or change something of the channels that are asked for."""
     try:
         with Image.open(path) as image:
-            image.load()
-            yield image
+            several = getattr(image, "tag_v2", {}).get(_SAMPLES, 1) > 1 and not _is_grey(channels)
+            return not channels.picture and (several or _deep_colour(image))
+    except UnidentifiedImageError:
+        return Path(path).suffix.lower() in _TIFF
+    except Exception:  # whatever else is wrong, `_opened` tells
+        return False
+
+
+def _is_grey(channels: Channels) -> bool:
+    """Whether the single channel of 8 bits is asked for that any picture can be turned into."""
+    return len(channels.names) == 1 and channels.range == (0, 255)
+
+
+def _refuse_small(size: tuple[int, ...], source: str) -> None:
+    if min(size) < SMALLEST_SIDE:
+        raise InputError(
+            f"{source} is {_size(size)} pixels; an image needs at least {SMALLEST_SIDE}×{SMALLEST_SIDE}. "
+            "Leave it out, or enlarge it."
+        )
+
+
+def _refuse_large(shape: tuple[int, ...], path: str | Path) -> None:
+    limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+    if limit and np.prod(shape, dtype=float) > limit:
+        raise InputError(f"{path} is too large to open safely: {_size(shape[::-1])} pixels. Cut it into tiles.")
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[Image.Image]:
+    """The decoded image; raises InputError as `_readable` does."""
+    with _readable(path), Image.open(path) as image:
+        image.load()
+        yield image
+
+
+@contextmanager
+def _readable(path: str | Path) -> Iterator[None]:
+    """Whatever goes wrong in opening and decoding becomes an InputError that names the file."""
+    try:
+        yield
     except InputError:
         raise
     except FileNotFoundError:
@@ -93,7 +217,11 @@ def _opened(path: str | Path) -> Iterator[Image.Image]:
         raise InputError(f"{path} is too large to open safely: {error} Cut it into tiles.") from None
     except Exception as error:  # decoders of damaged files raise nearly anything
         known = not isinstance(error, UnidentifiedImageError)
-        reason = " ".join(str(error).split()) or type(error).__name__ if known else "it is no image of a known format"
+        reason = (
+            " ".join(str(error).split()).rstrip(".") or type(error).__name__
+            if known
+            else "it is no image of a known format"
+        )
         raise InputError(f"{path} cannot be read: {reason}. Copy or export the file again.") from None
 
 

@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Integer, UInt8
 
-from danet.config import nearest, read_yaml
+from danet.config import Channels, nearest, read_yaml, validate
 from danet.errors import InputError
 
 IGNORE_INDEX = 255
 """The index of pixels that neither training nor scoring counts, in every mask inside danet."""
 _UNKNOWN = 254
 _MOST_CLASSES = 254
-_KEYS = ("name", "names", "colours", "ids", "ignore")
+_KEYS = ("name", "names", "colours", "ids", "ignore", "channels")
 _PACKAGED = Path(__file__).parent / "labels"
 
 Colour = tuple[int, int, int]
@@ -42,6 +42,7 @@ class LabelSpace:
 
     names: one a class, in the order of the class indices; colours: RGB, by default distinct ones;
     ids: file value → class index, by default the identity; ignore: file values that mean "not labelled".
+    channels: what the images' channels are, where they are not RGB of 8 bits.
     Raises InputError where these contradict each other.
     """
 
@@ -50,6 +51,7 @@ class LabelSpace:
     colours: tuple[Colour, ...] = ()
     ids: Mapping[int, int] = field(default_factory=dict, hash=False)
     ignore: tuple[int, ...] = (IGNORE_INDEX,)
+    channels: Channels | None = None
 
     def __post_init__(self) -> None:
         count = len(self.names)
@@ -119,13 +121,14 @@ class LabelSpace:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON and YAML values that `from_dict` takes back."""
-        return {
+        values = {
             "name": self.name,
             "names": list(self.names),
             "colours": [list(colour) for colour in self.colours],
             "ids": {str(value): index for value, index in self.ids.items()},
             "ignore": list(self.ignore),
         }
+        return values if self.channels is None else values | {"channels": self.channels.model_dump(mode="json")}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], where: str = "labels") -> LabelSpace:
@@ -139,6 +142,9 @@ class LabelSpace:
         wrong = [name for name in names if not isinstance(name, str)]
         if wrong:
             raise InputError(f"{where}: the name {wrong[0]!r} is no text; YAML needs quotes around it.")
+        channels = values.get("channels")
+        if channels is not None and not isinstance(channels, Mapping):
+            raise InputError(f"{where}: channels is {channels!r}; write its fields, such as names: [red, green, nir].")
         try:
             return cls(
                 name=str(values.get("name", where)),
@@ -146,6 +152,7 @@ class LabelSpace:
                 colours=tuple(_triple(colour) for colour in values.get("colours") or ()),
                 ids={int(value): int(index) for value, index in (values.get("ids") or {}).items()},
                 ignore=tuple(int(value) for value in values.get("ignore", (IGNORE_INDEX,))),
+                channels=None if channels is None else validate(Channels, dict(channels), f"{where}, channels"),
             )
         except (TypeError, AttributeError, ValueError) as error:
             if isinstance(error, InputError):

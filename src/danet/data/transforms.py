@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float32, Int64, UInt8
+from jaxtyping import Float32, Int64, Num
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode, v2
@@ -22,15 +22,20 @@ def training_transform(
     flip: float = 0.5,
     photometric: float = 0.0,
     mean: Sequence[float] = (0.485, 0.456, 0.406),
+    span: tuple[float, float] = (0, 255),
+    rgb: Sequence[int] = (0, 1, 2),
 ) -> v2.Transform:
     """Random scale, crop, flip and light: (image, mask) of any size → (image, mask) of `crop` (height, width).
 
     scale: bounds of the factor, drawn uniformly; flip: probability; photometric: strength in 0 … 1 of brightness,
-    contrast and saturation (hue: a quarter of it); mean: the padding's colour, in 0 … 1.
+    contrast and saturation (hue: a quarter of it) of the channels `rgb`; mean: the padding's colour, in 0 … 1; span:
+    the values that are 0 and 1.
     """
-    steps: list[v2.Transform] = [ScaledCrop(crop, scale, mean), v2.RandomHorizontalFlip(flip)]
-    if photometric:
-        steps.append(v2.ColorJitter(photometric, photometric, photometric, photometric / 4))
+    steps: list[v2.Transform] = [ScaledCrop(crop, scale, mean, span), v2.RandomHorizontalFlip(flip)]
+    if photometric and rgb:
+        strength = (photometric, photometric, photometric, photometric / 4)
+        picture = tuple(span) == (0, 255) and len(mean) == len(rgb)
+        steps.append(v2.ColorJitter(*strength) if picture else ChannelJitter(strength, span, rgb))
     return v2.Compose(steps)
 
 
@@ -42,10 +47,12 @@ class ScaledCrop(v2.Transform):
     mean colour (masks: IGNORE_INDEX).
     """
 
-    def __init__(self, size: tuple[int, int], scale: tuple[float, float], mean: Sequence[float]) -> None:
+    def __init__(
+        self, size: tuple[int, int], scale: tuple[float, float], mean: Sequence[float], span: tuple[float, float]
+    ) -> None:
         super().__init__()
         self.size, self.scale = size, scale
-        self.fill = [float(round(255 * value)) for value in mean]
+        self.fill = [span[0] + (span[1] - span[0]) * value for value in mean]
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """The window along both axes."""
@@ -63,7 +70,35 @@ class ScaledCrop(v2.Transform):
             shown = F.resize(part[None], size, InterpolationMode.NEAREST_EXACT)
             return tv_tensors.Mask(F.pad(shown, padding, fill=IGNORE_INDEX)[0])
         shown = F.resize(part, size, InterpolationMode.BILINEAR, antialias=True)
-        return tv_tensors.Image(F.pad(shown, padding, fill=self.fill))
+        fill = self.fill if shown.is_floating_point() else [float(round(value)) for value in self.fill]
+        return tv_tensors.Image(F.pad(shown, padding, fill=fill))
+
+
+class ChannelJitter(v2.ColorJitter):
+    """ColorJitter of the three channels `rgb` of images whose `span` is 0 … 1 to it; the others stay as they are.
+
+    strength: of brightness, contrast, saturation and hue. What it varies ends within the span.
+    """
+
+    def __init__(
+        self, strength: tuple[float, float, float, float], span: tuple[float, float], rgb: Sequence[int]
+    ) -> None:
+        super().__init__(*strength)
+        self.span, self.rgb = span, list(rgb)
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """`inpt` (an Image or a Mask), varied."""
+        if isinstance(inpt, tv_tensors.Mask):
+            return inpt
+        low, high = self.span
+        image = inpt.as_subclass(Tensor).clone()
+        colour = image[self.rgb]
+        if colour.is_floating_point():
+            varied = super().transform(tv_tensors.Image((colour - low) / (high - low)), params)
+            image[self.rgb] = varied.as_subclass(Tensor) * (high - low) + low
+        else:
+            image[self.rgb] = super().transform(tv_tensors.Image(colour), params).as_subclass(Tensor)
+        return tv_tensors.Image(image)
 
 
 class _Window(NamedTuple):
@@ -87,7 +122,7 @@ def _window(length: int, wanted: int, factor: float) -> _Window:
     return _Window(0, length, shown, before, wanted - shown - before)
 
 
-def collate(samples: Sequence[Sample]) -> tuple[UInt8[Tensor, "b 3 h w"], Int64[Tensor, "b h w"], list[str]]:
+def collate(samples: Sequence[Sample]) -> tuple[Num[Tensor, "b c h w"], Int64[Tensor, "b h w"], list[str]]:
     """Samples of one size as a batch: images, masks and names."""
     images = torch.stack([sample.image.as_subclass(Tensor) for sample in samples])
     masks = torch.stack([sample.mask.as_subclass(Tensor) for sample in samples])
@@ -95,10 +130,14 @@ def collate(samples: Sequence[Sample]) -> tuple[UInt8[Tensor, "b 3 h w"], Int64[
 
 
 def normalise(
-    images: UInt8[Tensor, "b c h w"], mean: Sequence[float], std: Sequence[float]
+    images: Num[Tensor, "b c h w"],
+    mean: Sequence[float],
+    std: Sequence[float],
+    span: tuple[float, float] = (0, 255),
 ) -> Float32[Tensor, "b c h w"]:
-    """(images / 255 − mean) / std, float32 on the images' device, channels last in memory."""
+    """((images − low) / (high − low) − mean) / std over the span (low, high): float32, channels last in memory."""
+    low, high = span
     offset = torch.tensor(mean, device=images.device).view(-1, 1, 1)
     spread = torch.tensor(std, device=images.device).view(-1, 1, 1)
-    pixels = images.to(torch.float32, memory_format=torch.channels_last)
-    return pixels.sub_(255 * offset).div_(255 * spread)
+    pixels = images.to(torch.float32, copy=True, memory_format=torch.channels_last)
+    return pixels.sub_(low + (high - low) * offset).div_((high - low) * spread)

@@ -1,7 +1,8 @@
 """One forward of one image, kept: its prediction, and the attention of any place, each a single small product.
 
 A row of the map S tells what a place gathers from ("from"), a column what gathers from it ("to"); both follow from
-query, key and log-sum-exp, so no N×N matrix is ever formed (paper, section 3.2). `take_away` puts a map to the test.
+query, key and log-sum-exp, so no N×N matrix is ever formed (paper, section 3.2). Where keys are DRANet's centres, S is
+their map times the share of each place in each centre. `take_away` puts a map to the test.
 """
 
 from collections.abc import Callable
@@ -28,9 +29,10 @@ class ChannelView(NamedTuple):
     """One channel of channel attention: what it draws on, and its features before and after it did.
 
     `weights` is its row of X, summing to 1; `before` its row of A, `after` of A + β · X A, on the grid of the features.
+    In DRANet X weighs c/16 compact channels.
     """
 
-    weights: Float[np.ndarray, " c"]
+    weights: Float[np.ndarray, " m"]
     before: Float[np.ndarray, "rows columns"]
     after: Float[np.ndarray, "rows columns"]
 
@@ -69,12 +71,13 @@ class Encoding:
         "from": what the place gathers from, summing to 1; "to": how much of itself each other place takes from it.
         """
         query, key, logsumexp = self._position
-        grid = self.traces["position"].grid
+        grid, pool = self.traces["position"].grid, self.traces["position"].pool
         place = self.place(at, grid)
         if direction == "from":
-            weights = position_attention_rows(query, key, place)
+            weights = self._rows([place])
         elif direction == "to":
-            weights = position_attention_columns(query, key, logsumexp, place)
+            keys, shares = ([place], 1) if pool is None else (range(len(pool)), pool[:, place])
+            weights = (position_attention_columns(query, key, logsumexp, keys) * shares).sum(-1)
         else:
             raise InputError(f"direction is {direction!r}; it must be 'from' or 'to'.")
         return weights.float().cpu().numpy().reshape(grid)
@@ -106,12 +109,11 @@ class Encoding:
 
     def similarity(self, count: int = 64, seed: int = 0) -> float:
         """The mean cosine similarity of pairs of `count` random rows of S; 1: every place has the same map."""
-        query, key, _ = self._position
-        places = query.shape[1]
+        places = self._position[0].shape[1]
         if min(count, places) < 2:
             raise InputError(f"{min(count, places)} of {places} places make no pair; similarity needs 2 or more.")
         drawn = np.random.Generator(np.random.Philox(seed)).permutation(places)[:count]
-        rows = position_attention_rows(query, key, drawn.tolist())[0].double().cpu().numpy()
+        rows = self._rows(drawn.tolist()).double().cpu().numpy()
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
         pairs = rows @ rows.T
         return float(pairs[~np.eye(len(drawn), dtype=bool)].mean())
@@ -120,13 +122,13 @@ class Encoding:
         """Channel `index` of the features in channel attention; raises InputError for one that does not exist."""
         trace = self.traces.get("channel")
         if trace is None or trace.rule is None:
-            raise InputError("This model has no channel attention; its head must be danet or cam.")
+            raise InputError("This model has no channel attention; its head must be danet, dranet or cam.")
         features = trace.features[0].float()
         if not 0 <= index < len(features):
             raise InputError(f"There is no channel {index}; this model has the channels 0 to {len(features) - 1}.")
-        channel = features[index]
-        weights = channel_attention_map(channel.view(1, -1), features.flatten(1), trace.rule)
-        after = channel + trace.gate * (weights @ features.flatten(1)).view_as(channel)
+        channel, key = features[index], features.flatten(1) if trace.key is None else trace.key[0].float()
+        weights = channel_attention_map(channel.view(1, -1), key, trace.rule)
+        after = channel + trace.gate * (weights @ key).view_as(channel)
         return ChannelView(weights[0].cpu().numpy(), channel.cpu().numpy(), after.cpu().numpy())
 
     def take_away(self, at: tuple[int, int], share: float = 0.1, seed: int = 0) -> TakeAway:
@@ -162,6 +164,7 @@ class Encoding:
         """The image `name` with what its position attention follows from, for the attention page."""
         query, key, logsumexp = (tensor[0].float().cpu().numpy() for tensor in self._position)
         trace, prediction = self.traces["position"], self.prediction
+        pool = None if trace.pool is None else trace.pool.float().cpu().numpy()
         return AttentionView(
             name=name,
             image=prediction.image,
@@ -173,6 +176,7 @@ class Encoding:
             logsumexp=logsumexp,
             gate=trace.gate,
             share=trace.share.item(),
+            pool=pool,
         )
 
     def save_html(self, path: str | Path, name: str = "") -> Path:
@@ -180,12 +184,18 @@ class Encoding:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         return write_attention_page(path, self.view(name), f"What the pixels of {name or 'an image'} attend to")
 
+    def _rows(self, places: list[int]) -> Float[Tensor, "k n"]:
+        """What `places` gather from."""
+        query, key, _ = self._position
+        rows, pool = position_attention_rows(query, key, places)[0], self.traces["position"].pool
+        return rows if pool is None else rows @ pool
+
     @property
-    def _position(self) -> tuple[Float[Tensor, "1 n d"], Float[Tensor, "1 n d"], Float[Tensor, "1 n"]]:
+    def _position(self) -> tuple[Float[Tensor, "1 n d"], Float[Tensor, "1 m d"], Float[Tensor, "1 n"]]:
         """Query, key and log-sum-exp of position attention."""
         trace = self.traces.get("position")
         if trace is None or trace.query is None or trace.key is None or trace.logsumexp is None:
-            raise InputError("This model has no position attention; its head must be danet or pam.")
+            raise InputError("This model has no position attention; its head must be danet, dranet or pam.")
         return trace.query, trace.key, trace.logsumexp
 
     @cached_property

@@ -32,7 +32,7 @@ def ready(model: SegmentationModel, device: torch.device) -> SegmentationModel:
         model.set_submodule(norm, nn.Identity())
     if device.type == "cpu":
         for layer in model.modules():
-            if isinstance(layer, ConvNormAct) and layer.conv.in_channels > GROUP:
+            if isinstance(layer, ConvNormAct) and layer.conv.kernel_size == (3, 3) and layer.conv.in_channels > GROUP:
                 layer.conv = GroupSum(layer.conv)  # pyright: ignore[reportAttributeAccessIssue]
     return model.to(device).to(memory_format=torch.channels_last)
 

@@ -19,7 +19,7 @@ from danet.viz.overlay import overlay
 
 @dataclass(frozen=True)
 class Prediction:
-    """Class probabilities of one image at its own size, and what follows from them."""
+    """Class probabilities of one image at its own size, and what follows from them. `image`: what people see of it."""
 
     image: UInt8[np.ndarray, "h w 3"]
     probabilities: Float[Tensor, "k h w"]

@@ -15,12 +15,13 @@ from typing import TypeAlias, overload
 import numpy as np
 import torch
 import torchvision.transforms.v2.functional as TF
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Float32, UInt8
 from PIL import Image
 from torch import Tensor
 
-from danet.config import SMALLEST_SIDE, Preprocess
-from danet.data.images import read_image, to_rgb
+from danet.config import SMALLEST_SIDE, Channels, Preprocess
+from danet.data.channels import as_channels, to_display
+from danet.data.images import read_image, to_channels
 from danet.data.labels import LabelSpace
 from danet.data.transforms import normalise
 from danet.errors import InputError
@@ -34,10 +35,14 @@ from danet.weights.bundle import load_bundle
 from danet.weights.zoo import find_bundle
 
 ImageLike: TypeAlias = str | Path | Image.Image | np.ndarray
+Pixels: TypeAlias = UInt8[np.ndarray, "h w c"] | Float32[np.ndarray, "h w c"]
 
 
 class Segmenter:
-    """Images of any size at least 32×32, in any of Pillow's formats, to Predictions. Raises InputError for others.
+    """Images of any size at least 32×32 to Predictions: a path, a PIL image, or an array of file values, H×W×C.
+
+    Ordinary pictures are read in any of Pillow's formats; a model of other channels takes files that have these (see
+    `danet.data.images.read_image`). Raises InputError for others.
 
     It predicts with a copy of `model` as it is now, made ready for inference.
     """
@@ -68,21 +73,21 @@ class Segmenter:
 
     def predict(self, image: ImageLike) -> Prediction:
         """The Prediction of one image."""
-        pixels = as_pixels(image)
+        pixels = as_pixels(image, self.preprocess)
         with self._inference():
             logits = self.model(self.prepare(pixels)).logits
             return self._prediction(pixels, logits)
 
     def encode(self, image: ImageLike) -> Encoding:
         """One forward of one image, kept, for its prediction and its attention."""
-        pixels = as_pixels(image)
+        pixels = as_pixels(image, self.preprocess)
         with self._inference():
             output, traces = self.model.trace(self.prepare(pixels))
             prediction, size = self._prediction(pixels, output.logits), output.logits.shape[-2:]
 
         def without(removed: Bool[np.ndarray, " n"]) -> Float[Tensor, "k h w"]:
             if "position" not in traces:
-                raise InputError("This model has no position attention; its head must be danet or pam.")
+                raise InputError("This model has no position attention; its head must be danet, dranet or pam.")
             with self._inference():
                 logits = self.model.without(traces, torch.from_numpy(removed).to(self.device), size)
                 return self._prediction(pixels, logits).probabilities
@@ -95,19 +100,20 @@ class Segmenter:
         segmenter.preprocess = self.preprocess.model_copy(update={"longest": None})
         return segmenter
 
-    def prepare(self, pixels: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "1 3 H W"]:
+    def prepare(self, pixels: Pixels) -> Float[Tensor, "1 c H W"]:
         """The network's input: shrunk by the size rule where need be, normalised, on the device."""
         images = torch.from_numpy(pixels).permute(2, 0, 1)[None]
         size = network_size(pixels.shape[0], pixels.shape[1], self.preprocess.longest)
         if size != pixels.shape[:2]:
             images = TF.resize(images, list(size), antialias=True)
-        return normalise(images.to(self.device), self.preprocess.mean, self.preprocess.std)
+        rule = self.preprocess
+        return normalise(images.to(self.device), rule.mean, rule.std, rule.range)
 
-    def _prediction(self, pixels: UInt8[np.ndarray, "h w 3"], logits: Float[Tensor, "1 k H W"]) -> Prediction:
+    def _prediction(self, pixels: Pixels, logits: Float[Tensor, "1 k H W"]) -> Prediction:
         size = torch.Size(pixels.shape[:2])
         if logits.shape[-2:] != size:
             logits = resize(logits, size, self.model.align_corners)
-        return Prediction(pixels, logits[0].softmax(0).cpu(), self.labels)
+        return Prediction(to_display(pixels, self.preprocess), logits[0].softmax(0).cpu(), self.labels)
 
     @contextmanager
     def _inference(self) -> Iterator[None]:
@@ -116,11 +122,12 @@ class Segmenter:
 
 
 def load(model: str | Path | None = None, device: str = "auto", precision: str = "auto") -> Segmenter:
-    """A Segmenter from a run's folder, a bundle's, or the name of a model that comes with the package.
+    """A Segmenter from a run's folder, a bundle's, a model's name (`danet info` lists), or `owner/name` on the Hub.
 
-    None is that model, street-tiny: a toy trained on drawn streets alone.
+    A published model is fetched and converted once, and kept in the user's cache folder (or DANET_CACHE). None is
+    street-tiny, which comes with the package: a toy trained on drawn streets alone.
 
-    Raises InputError for a missing, altered or foreign file.
+    Raises InputError for a missing, altered or foreign file, an unknown name, and what cannot be fetched.
     """
     bundle = load_bundle(find_bundle(model))
     return Segmenter(bundle.model, bundle.labels, bundle.preprocess, device, precision)
@@ -134,12 +141,10 @@ def network_size(height: int, width: int, longest: int | None) -> tuple[int, int
     return max(round(height * factor), SMALLEST_SIDE), max(round(width * factor), SMALLEST_SIDE)
 
 
-def as_pixels(image: ImageLike) -> UInt8[np.ndarray, "h w 3"]:
-    """RGB pixels of a path, a PIL image, or an array that holds them already."""
+def as_pixels(image: ImageLike, channels: Channels) -> Pixels:
+    """The file values of a path, a PIL image, or an array that holds them already, in `channels`."""
     if isinstance(image, str | Path):
-        return read_image(Path(image))
+        return read_image(image, channels)
     if isinstance(image, Image.Image):
-        return to_rgb(image)
-    if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
-        return np.ascontiguousarray(image)
-    raise InputError(f"The array is {image.dtype} {image.shape}; an image is uint8 of height × width × 3.")
+        return to_channels(image, channels)
+    return as_channels(image, channels)

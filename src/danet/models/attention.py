@@ -5,7 +5,7 @@ in danet.ops; parameters correspond to the authors' `PAM_Module` and `CAM_Module
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -23,7 +23,9 @@ class BranchTrace(NamedTuple):
     """What one branch did on one batch: how open it is, and what any row or column of its map follows from.
 
     `share` is ‖gate · E‖ / ‖A‖ for each image, `features` are A, `grid` their height and width. Position attention has
-    query, key and log-sum-exp here, channel attention its rule.
+    query, key and log-sum-exp here, channel attention its rule. Compact attention has m keys that are centres: `pool`
+    tells how much of each place is in each centre of position attention, rows summing to 1; the centres of channel
+    attention, c/16 maps, are `key`. `low` are the reduced fine features with which DRANet's decoder goes on.
     """
 
     gate: float
@@ -31,16 +33,31 @@ class BranchTrace(NamedTuple):
     grid: tuple[int, int]
     features: Float[Tensor, "b c h w"]
     query: Float[Tensor, "b n d"] | None = None
-    key: Float[Tensor, "b n d"] | None = None
+    key: Float[Tensor, "b m d"] | None = None
     logsumexp: Float[Tensor, "b n"] | None = None
     rule: ChannelRule | None = None
+    pool: Float[Tensor, "m n"] | None = None
+    low: Float[Tensor, "b l H W"] | None = None
 
 
-class PositionAttention(nn.Module):
+class Attention(nn.Module):
+    """What all attention modules have: the branch that they are, and the gate of what they gather."""
+
+    branch: ClassVar[str]
+    gate: nn.Parameter
+
+    def trace(self, features: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b c h w"], BranchTrace]:
+        """`forward`, and what its map follows from."""
+        raise NotImplementedError
+
+
+class PositionAttention(Attention):
     """Every place gathers from all places that resemble it: E = gate · softmax(Q Kᵀ) V + A, without a scale of 1/√d.
 
     Memory is linear in H·W. Query and key are `key_channels` wide, by default an eighth of `channels`.
     """
+
+    branch = "position"
 
     def __init__(self, channels: int, key_channels: int | None = None) -> None:
         super().__init__()
@@ -80,11 +97,13 @@ class PositionAttention(nn.Module):
         return features + self.gate * places_to_map(gathered, features)
 
 
-class ChannelAttention(nn.Module):
+class ChannelAttention(Attention):
     """Every channel gathers from the other channels: E = gate · X A + A with the C×C map X; no convolutions.
 
     `rule` is "official", softmax(max − A Aᵀ) as in the authors' code, or "paper", softmax(A Aᵀ) as in their text.
     """
+
+    branch = "channel"
 
     def __init__(self, rule: ChannelRule = "official") -> None:
         super().__init__()
@@ -129,10 +148,8 @@ def gates(model: nn.Module) -> dict[str, float]:
     return {branch: module.gate.item() for branch, module in attention_modules(model)}
 
 
-def attention_modules(model: nn.Module) -> Iterator[tuple[str, PositionAttention | ChannelAttention]]:
+def attention_modules(model: nn.Module) -> Iterator[tuple[str, Attention]]:
     """A model's attention modules, with the names of their branches."""
     for module in model.modules():
-        if isinstance(module, PositionAttention):
-            yield "position", module
-        elif isinstance(module, ChannelAttention):
-            yield "channel", module
+        if isinstance(module, Attention):
+            yield module.branch, module

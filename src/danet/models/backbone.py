@@ -1,61 +1,254 @@
-"""timm backbones as feature extractors with a chosen output stride; the only file that knows timm."""
+"""timm backbones as feature extractors with a chosen output stride; the only file that knows timm.
 
-from collections.abc import Sequence
-from typing import cast
+timm's networks differ in what they take: some can be dilated, some have one stride of their own; some round odd sizes
+up, others down, others take multiples of a patch alone. So each is first examined as a skeleton without weights
+(`examine`), then built (`create_backbone`), and run so that every map has a place for each cell of the image begun.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, cast
 
 import timm
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
 from timm.models import FeatureInfo
-from torch import nn
+from timm.models.resnest import ResNestBottleneck
+from timm.models.resnet import BasicBlock, Bottleneck
+from torch import Tensor, nn
 
 from danet.config import nearest
 from danet.errors import InputError
+from danet.models.layers import resize
+
+STRIDE = 8
+"""What a network is dilated to unless told otherwise (paper, section 3.1)."""
+FINE = 4
+"""The smallest reduction of the fine map that a decoder joins."""
 
 
-def create_backbone(
+@dataclass(frozen=True)
+class Anatomy:
+    """What a backbone takes and gives, and how timm builds it.
+
+    A place of a map covers reduction × reduction pixels. Inputs are padded to multiples of `step` on the right and
+    below; a step of 1 is for networks that round odd sizes up themselves.
+    """
+
+    name: str
+    options: dict[str, Any]
+    in_channels: int
+    indices: tuple[int, ...]
+    """timm's numbers of the maps that the network computes, ascending."""
+    picks: tuple[int, ...]
+    """Which of these it gives, in the order asked for."""
+    widths: tuple[int, ...]
+    reductions: tuple[int, ...]
+    step: int
+    channels_last: bool
+
+    def extract(self, backbone: nn.Module, images: Float[Tensor, "b c H W"]) -> list[Float[Tensor, "b c h w"]]:
+        """The maps asked for, each ⌈H / reduction⌉×⌈W / reduction⌉."""
+        height, width = images.shape[-2:]
+        if self.step > 1:
+            below, right = (cells(side, self.step) * self.step - side for side in (height, width))
+            images = F.pad(images, (0, right, 0, below))
+        maps = [self.channels_first(features) for features in backbone(images)]
+        picked = zip((maps[pick] for pick in self.picks), self.reductions, strict=True)
+        return [features[..., : cells(height, cell), : cells(width, cell)] for features, cell in picked]
+
+    def enlarge(
+        self, logits: Float[Tensor, "b k h w"], size: torch.Size, align_corners: bool
+    ) -> Float[Tensor, "b k H W"]:
+        """Logits at the size of one of the maps, at the image's `size`; what lies in the padding is cut off."""
+        if self.step == 1:
+            return resize(logits, size, align_corners)
+        (rows, columns), (height, width) = logits.shape[-2:], size
+        cell = next(cell for cell in sorted(self.reductions) if rows * cell >= height)
+        return resize(logits, torch.Size((rows * cell, columns * cell)), align_corners)[..., :height, :width]
+
+    def channels_first(self, features: Tensor) -> Float[Tensor, "b c h w"]:
+        """A map of the network in torch's order."""
+        return features.permute(0, 3, 1, 2) if self.channels_last else features
+
+
+@cache
+def examine(
     name: str,
     *,
     in_channels: int = 3,
-    output_stride: int = 8,
-    multi_grid: Sequence[int] = (),
-    out_indices: Sequence[int] = (-2, -1),
-    pretrained: bool = False,
-) -> nn.Module:
-    """A timm network that returns the feature maps at `out_indices`, dilated beyond `output_stride`.
+    output_stride: int | None = None,
+    out_indices: tuple[int, ...] = (-2, -1),
+    fine: bool = False,
+) -> Anatomy:
+    """The Anatomy of timm's network `name` that gives the maps `out_indices`, found on a skeleton without weights.
 
-    Its `feature_info` tells each map's channels and reduction. Parameters keep timm's names. The first block of a
-    dilated stage uses half its dilation, as the original's does. Raises InputError for an unknown backbone, stride or
-    multi-grid.
+    `output_stride` is that of its last stage: by default 8 where it can be dilated, else its own. With `fine`, its
+    finest map of reduction 4 at least comes before the others. Raises InputError for an unknown backbone, one without
+    feature maps or for one image size alone, and for a stride or maps that it cannot give.
     """
     if not timm.is_model(name.split(".")[0]):
         raise InputError(f"model.backbone is {name!r}, which timm does not know. {_nearest_backbone(name)}")
-    try:
-        backbone = timm.create_model(
-            name,
-            pretrained=pretrained,
-            features_only=True,
-            out_indices=tuple(out_indices),
-            in_chans=in_channels,
-            output_stride=output_stride,
+    options, reductions, widths = _choose_options(name, in_channels, output_stride)
+    count = len(reductions)
+    if not all(-count <= index < count for index in out_indices):
+        raise InputError(
+            f"model.out_indices is {out_indices}, but {name} has {count} feature maps, of strides "
+            f"{', '.join(map(str, reductions))}: give indices from 0 to {count - 1}."
         )
-    except (AssertionError, TypeError, IndexError, NotImplementedError, RuntimeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(
-            f"model.backbone {name} gives no feature maps {tuple(out_indices)} at output stride {output_stride} "
-            f"({reason}); try output_stride 32, other out_indices, or a ResNet."
-        ) from None
-    except OSError as error:
-        raise InputError(
-            f"The published weights of {name} cannot be fetched ({type(error).__name__}); go on without them by "
-            "--model.pretrained false."
-        ) from None
+    asked = sorted(index % count for index in out_indices)
+    if fine:
+        asked.insert(0, next(index for index, cell in enumerate(reductions) if cell >= FINE))
+    indices = tuple(sorted(set(asked)))
+    skeleton = _skeleton(name, in_channels, options, indices)
+    channels_last = getattr(skeleton, "output_fmt", "NCHW") == "NHWC"
+    anatomy = Anatomy(
+        name=name,
+        options=options,
+        in_channels=in_channels,
+        indices=indices,
+        picks=tuple(map(indices.index, asked)),
+        widths=tuple(widths[index] for index in asked),
+        reductions=tuple(reductions[index] for index in asked),
+        step=1,
+        channels_last=channels_last,
+    )
+    native = max(cast(Any, skeleton).pretrained_cfg["input_size"][1:])
+    cell = max(anatomy.reductions)
+    for step in (1, cell, 2 * cell, 4 * cell, 8 * cell, native):
+        if _maps_are_whole(replace(anatomy, step=step), skeleton):
+            return replace(anatomy, step=step)
+    raise InputError(
+        f"model.backbone {name} is made for images of {native}×{native} pixels; at other sizes its maps do not cover "
+        "the image: use another, such as a ResNet."
+    )
+
+
+def create_backbone(anatomy: Anatomy, *, multi_grid: Sequence[int] = (), pretrained: bool | str = False) -> nn.Module:
+    """The network that `anatomy` describes, with timm's names of parameters.
+
+    `multi_grid` are dilations of a ResNet's last stage, one a block. `pretrained` weights are those that timm
+    publishes, or a file of them. The first block of a dilated stage uses half its dilation, as the original's does.
+    Raises InputError for a multi-grid that does not fit and for weights that cannot be had.
+    """
+    build = partial(
+        timm.create_model,
+        anatomy.name,
+        features_only=True,
+        out_indices=anatomy.indices,
+        in_chans=anatomy.in_channels,
+        **anatomy.options,
+    )
+    if isinstance(pretrained, str):
+        backbone = _with_weights_of(pretrained, anatomy.name, build)
+    else:
+        try:
+            backbone = build(pretrained=pretrained)
+        except (OSError, RuntimeError) as error:
+            raise InputError(
+                f"The published weights of {anatomy.name} cannot be had ({_reason(error)}); go on without them by "
+                "--model.pretrained false, or with a local file of them: --model.pretrained FILE."
+            ) from None
     if multi_grid:
-        _set_multi_grid(backbone, name, multi_grid)
+        _set_multi_grid(backbone, anatomy.name, multi_grid)
     return backbone
 
 
-def feature_widths(backbone: nn.Module) -> list[int]:
-    """The channels of each feature map that `backbone` returns."""
-    return cast(FeatureInfo, backbone.feature_info).channels()
+def _choose_options(
+    name: str, in_channels: int, output_stride: int | None
+) -> tuple[dict[str, Any], list[int], list[int]]:
+    """The options with which timm builds the network at `output_stride`, and its maps' reductions and widths."""
+    for options, infos in _variants(name, in_channels, (output_stride or STRIDE,)):
+        reductions = [info["reduction"] for info in infos]
+        if output_stride in (None, reductions[-1]):
+            return options, reductions, [info["num_chs"] for info in infos]
+    strides = sorted({infos[-1]["reduction"] for _, infos in _variants(name, in_channels, (8, 16, 32))})
+    if not strides:
+        try:
+            _skeleton(name, in_channels, {}, (-1,))
+        except Exception as error:
+            raise InputError(
+                f"timm gives no feature maps of model.backbone {name} for images of {in_channels} channels "
+                f"({_reason(error)}): use another, such as a ResNet."
+            ) from None
+    choice = " or ".join(", ".join(map(str, strides)).rsplit(", ", 1))
+    raise InputError(
+        f"model.output_stride is {output_stride}, but {name} gives {choice}: set model.output_stride {choice}, or "
+        "leave it out."
+    )
+
+
+def _variants(
+    name: str, in_channels: int, strides: tuple[int, ...]
+) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """The options that timm accepts for the network, and what it then says of each feature map."""
+    for options in (*({"output_stride": stride} for stride in strides), {"dynamic_img_size": True}, {}):
+        try:
+            skeleton = _skeleton(name, in_channels, options, (-1,))
+        except Exception:  # each family refuses what it does not know in its own way
+            continue
+        yield options, cast(FeatureInfo, skeleton.feature_info).info
+
+
+def _skeleton(name: str, in_channels: int, options: dict[str, Any], indices: tuple[int, ...]) -> nn.Module:
+    """The network without weights, which is built and run in a tenth of a second."""
+    with torch.device("meta"):
+        network = timm.create_model(name, features_only=True, out_indices=indices, in_chans=in_channels, **options)
+    return network.eval()
+
+
+def _maps_are_whole(anatomy: Anatomy, skeleton: nn.Module) -> bool:
+    """Whether inputs whose sides are multiples of the anatomy's step give maps with a place for each cell, no more."""
+    height, width = (2 * anatomy.step, 3 * anatomy.step) if anatomy.step > 1 else (65, 97)
+    try:
+        with torch.no_grad():
+            maps = skeleton(torch.empty(1, anatomy.in_channels, height, width, device="meta"))
+    except Exception:  # each family refuses sizes in its own way
+        return False
+    found = [tuple(anatomy.channels_first(maps[pick]).shape[1:]) for pick in anatomy.picks]
+    return found == [
+        (channels, cells(height, cell), cells(width, cell))
+        for channels, cell in zip(anatomy.widths, anatomy.reductions, strict=True)
+    ]
+
+
+def cells(side: int, cell: int) -> int:
+    """How many cells of `cell` pixels a side of `side` pixels begins."""
+    return -(-side // cell)
+
+
+def _with_weights_of(file: str, name: str, build: Callable[..., nn.Module]) -> nn.Module:
+    """The network with the weights of a local file of timm's."""
+    if not Path(file).is_file():
+        raise InputError(
+            f"model.pretrained is {file!r}, which is no file; give true, false, or a file of timm's weights."
+        )
+    try:
+        with torch.random.fork_rng([]):
+            torch.manual_seed(0)
+            backbone = build(pretrained=True, pretrained_cfg_overlay={"file": file, "custom_load": False})
+            torch.manual_seed(0)
+            blank = dict(build(pretrained=False).named_parameters())
+    except Exception as error:  # whatever torch, safetensors or timm say of a file that is none of theirs
+        raise InputError(
+            f"{file} holds no weights of timm's {name} ({_reason(error)}); give a file that fits."
+        ) from None
+    # timm is silent about what a file lacks: that is still as random as before.
+    random = [
+        key
+        for key, weight in backbone.named_parameters()
+        if weight.requires_grad and weight.ndim > 1 and weight.min() < weight.max()
+    ]
+    lacking = [key for key in random if torch.equal(backbone.get_parameter(key), blank[key])]
+    if lacking:
+        raise InputError(
+            f"{file} lacks {len(lacking)} of {len(random)} weights of timm's {name}, such as {lacking[0]}; give a file "
+            "that fits."
+        )
+    return backbone
 
 
 def _set_multi_grid(backbone: nn.Module, name: str, dilations: Sequence[int]) -> None:
@@ -67,9 +260,11 @@ def _set_multi_grid(backbone: nn.Module, name: str, dilations: Sequence[int]) ->
             f"model.multi_grid is {tuple(dilations)}, but the last stage (layer4) of {name} has {blocks}; "
             "give one dilation a block, or none."
         )
+    if not all(isinstance(block, BasicBlock | Bottleneck | ResNestBottleneck) for block in stage):
+        raise InputError(f"model.multi_grid is for ResNets; the blocks of {name} are others: leave it out.")
     for block, dilation in zip(stage, dilations, strict=True):
-        for layer in block.modules():
-            if isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3):
+        for path, layer in block.named_modules():
+            if isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3) and not path.startswith("downsample"):
                 layer.dilation, layer.padding = (dilation, dilation), (dilation, dilation)
 
 
@@ -77,3 +272,8 @@ def _nearest_backbone(name: str) -> str:
     """timm has over a thousand networks: name the nearest, never list them."""
     hint = nearest(name, timm.list_models())
     return hint if hint.startswith("Did") else "`timm.list_models()` lists its networks."
+
+
+def _reason(error: Exception) -> str:
+    """The first sentence of what an error says."""
+    return " ".join(str(error).split()).split(". ")[0].rstrip(".") or type(error).__name__

@@ -1,16 +1,21 @@
-"""From backbone features to class logits: DANet, its branches alone, and the FCN that it is measured against.
+"""From backbone features to class logits: DANet and DRANet, DANet's branches alone, and what they are measured against.
 
-Parameter names are for good: bundles store them, and danet.weights.layouts maps the published names to them.
+Every head takes the backbone's list of maps, of which the last is the one to label. Parameter names are for good:
+bundles store them, and danet.weights.layouts maps the published names to them.
 """
 
+from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Literal, NamedTuple, cast
+from typing import NamedTuple, cast
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from danet.config import ChannelRule
-from danet.models.attention import BranchTrace, ChannelAttention, PositionAttention
+from danet.config import ChannelRule, ModelConfig
+from danet.models.attention import Attention, BranchTrace, ChannelAttention, PositionAttention
+from danet.models.compact import CompactChannelAttention, CompactPositionAttention, CrossLevelGate
+from danet.models.comparison import DilatedClassifiers, SelfAttention, SqueezeExcitation
 from danet.models.layers import Classifier, ConvNormAct
 
 
@@ -43,9 +48,9 @@ class DANetHead(nn.Module):
         self.position_classifier = Classifier(channels, num_classes, dropout)
         self.channel_classifier = Classifier(channels, num_classes, dropout)
 
-    def forward(self, features: Float[Tensor, "b c h w"]) -> HeadOutput:
-        position = self.position(self.position_in(features))
-        channel = self.channel(self.channel_in(features))
+    def forward(self, maps: Sequence[Float[Tensor, "b c h w"]]) -> HeadOutput:
+        position = self.position(self.position_in(maps[-1]))
+        channel = self.channel(self.channel_in(maps[-1]))
         return self.classify(position, channel)
 
     def classify(self, position: Float[Tensor, "b c h w"], channel: Float[Tensor, "b c h w"]) -> HeadOutput:
@@ -54,10 +59,10 @@ class DANetHead(nn.Module):
         branches = {"position": self.position_classifier(position), "channel": self.channel_classifier(channel)}
         return HeadOutput(self.classifier(position + channel), branches)
 
-    def trace(self, features: Float[Tensor, "b c h w"]) -> tuple[HeadOutput, dict[str, BranchTrace]]:
+    def trace(self, maps: Sequence[Float[Tensor, "b c h w"]]) -> tuple[HeadOutput, dict[str, BranchTrace]]:
         """`forward`, and what each branch's map follows from."""
-        position, position_trace = self.position.trace(self.position_in(features))
-        channel, channel_trace = self.channel.trace(self.channel_in(features))
+        position, position_trace = self.position.trace(self.position_in(maps[-1]))
+        channel, channel_trace = self.channel.trace(self.channel_in(maps[-1]))
         return self.classify(position, channel), {"position": position_trace, "channel": channel_trace}
 
     def without(self, traces: dict[str, BranchTrace], removed: Bool[Tensor, " n"]) -> HeadOutput:
@@ -66,37 +71,109 @@ class DANetHead(nn.Module):
         return self.classify(position, self.channel(traces["channel"].features))
 
 
-class BranchHead(nn.Module):
-    """One branch alone, for ablations (paper, table 2): convolution, attention, convolution, classifier."""
+class DRANetHead(nn.Module):
+    """Compact position and channel attention, concatenated, refined by the backbone's finest map, which comes first.
+
+    Its logits have that map's size. Source: encoding/models/sseg/dran.py of the authors' code.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        fine_channels: int,
+        num_classes: int,
+        channels: int,
+        dropout: float = 0.1,
+        channel_rule: ChannelRule = "official",
+    ) -> None:
+        super().__init__()
+        fused = max(channels // 2, 1)
+        self.position_in = ConvNormAct(in_channels, channels)
+        self.position = CompactPositionAttention(channels)
+        self.position_out = ConvNormAct(channels, channels)
+        self.channel_in = ConvNormAct(in_channels, channels)
+        self.channel = CompactChannelAttention(channels, channel_rule)
+        self.channel_out = ConvNormAct(channels, channels)
+        self.fusion = ConvNormAct(2 * channels, fused)
+        self.decoder = CrossLevelGate(fine_channels, fused)
+        self.classifier = Classifier(fused, num_classes, dropout)
+
+    def forward(self, maps: Sequence[Float[Tensor, "b _ _ _"]]) -> HeadOutput:
+        position = self.position(self.position_in(maps[-1]))
+        channel = self.channel(self.channel_in(maps[-1]))
+        return self.classify(position, channel, self.decoder.low(maps[0]))
+
+    def classify(
+        self, position: Float[Tensor, "b c h w"], channel: Float[Tensor, "b c h w"], low: Float[Tensor, "b l H W"]
+    ) -> HeadOutput:
+        """Both branches' convolutions, fusion, decoder and classifier."""
+        fused = self.fusion(torch.cat([self.position_out(position), self.channel_out(channel)], dim=1))
+        return HeadOutput(self.classifier(self.decoder.join(low, fused)), {})
+
+    def trace(self, maps: Sequence[Float[Tensor, "b _ _ _"]]) -> tuple[HeadOutput, dict[str, BranchTrace]]:
+        """`forward`, and what each branch's map follows from."""
+        position, position_trace = self.position.trace(self.position_in(maps[-1]))
+        channel, channel_trace = self.channel.trace(self.channel_in(maps[-1]))
+        low = self.decoder.low(maps[0])
+        traces = {"position": position_trace._replace(low=low), "channel": channel_trace}
+        return self.classify(position, channel, low), traces
+
+    def without(self, traces: dict[str, BranchTrace], removed: Bool[Tensor, " n"]) -> HeadOutput:
+        """What was traced, as if no place could look at the places `removed`."""
+        position = self.position.without(traces["position"].features, removed)
+        channel = self.channel(traces["channel"].features)
+        return self.classify(position, channel, cast(Tensor, traces["position"].low))
+
+
+class ContextHead(nn.Module):
+    """Convolution, a module that brings context in, convolution, classifier, for ablations (paper, table 2).
+
+    DANet's branches alone and other kinds of context differ in that module and in nothing else; `create` makes it for
+    a width.
+    """
 
     def __init__(
         self,
         in_channels: int,
         num_classes: int,
         channels: int,
-        branch: Literal["position", "channel"],
+        create: Callable[[int], nn.Module],
         dropout: float = 0.1,
-        channel_rule: ChannelRule = "official",
     ) -> None:
         super().__init__()
-        self.branch = branch
         self.before = ConvNormAct(in_channels, channels)
-        self.attention = PositionAttention(channels) if branch == "position" else ChannelAttention(channel_rule)
+        self.attention = create(channels)
         self.after = ConvNormAct(channels, channels)
         self.classifier = Classifier(channels, num_classes, dropout)
 
-    def forward(self, features: Float[Tensor, "b c h w"]) -> HeadOutput:
-        return HeadOutput(self.classifier(self.after(self.attention(self.before(features)))), {})
+    def forward(self, maps: Sequence[Float[Tensor, "b c h w"]]) -> HeadOutput:
+        return self.classify(self.attention(self.before(maps[-1])))
 
-    def trace(self, features: Float[Tensor, "b c h w"]) -> tuple[HeadOutput, dict[str, BranchTrace]]:
-        """`forward`, and what the branch's map follows from."""
-        attended, trace = self.attention.trace(self.before(features))
-        return HeadOutput(self.classifier(self.after(attended)), {}), {self.branch: trace}
+    def classify(self, attended: Float[Tensor, "b c h w"]) -> HeadOutput:
+        """What comes after the context."""
+        return HeadOutput(self.classifier(self.after(attended)), {})
+
+    def trace(self, maps: Sequence[Float[Tensor, "b c h w"]]) -> tuple[HeadOutput, dict[str, BranchTrace]]:
+        """`forward`, and what the branch's map follows from; nothing for a module that is no branch of DANet's."""
+        if not isinstance(self.attention, Attention):
+            return self(maps), {}
+        attended, trace = self.attention.trace(self.before(maps[-1]))
+        return self.classify(attended), {self.attention.branch: trace}
 
     def without(self, traces: dict[str, BranchTrace], removed: Bool[Tensor, " n"]) -> HeadOutput:
         """What the position branch traced, as if no place could look at the places `removed`."""
-        attended = cast(PositionAttention, self.attention).without(traces["position"].features, removed)
-        return HeadOutput(self.classifier(self.after(attended)), {})
+        return self.classify(cast(PositionAttention, self.attention).without(traces["position"].features, removed))
+
+
+class DilatedHead(nn.Module):
+    """DeepLab V2's classifiers, straight on the backbone's map; it has no width of its own."""
+
+    def __init__(self, in_channels: int, num_classes: int, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.classifier = DilatedClassifiers(in_channels, num_classes, dropout)
+
+    def forward(self, maps: Sequence[Float[Tensor, "b c h w"]]) -> HeadOutput:
+        return HeadOutput(self.classifier(maps[-1]), {})
 
 
 class FCNHead(nn.Module):
@@ -104,9 +181,32 @@ class FCNHead(nn.Module):
 
     def __init__(self, in_channels: int, num_classes: int, channels: int, dropout: float = 0.1, depth: int = 2) -> None:
         super().__init__()
-        widths = [in_channels] + [channels] * depth
-        self.layers = nn.Sequential(*(ConvNormAct(a, b) for a, b in pairwise(widths)))
+        widths = [in_channels, *[channels] * depth]
+        self.layers = nn.Sequential(*(ConvNormAct(before, after) for before, after in pairwise(widths)))
         self.classifier = Classifier(channels, num_classes, dropout)
 
-    def forward(self, features: Float[Tensor, "b c h w"]) -> HeadOutput:
-        return HeadOutput(self.classifier(self.layers(features)), {})
+    def forward(self, maps: Sequence[Float[Tensor, "b c h w"]]) -> HeadOutput:
+        return HeadOutput(self.classifier(self.layers(maps[-1])), {})
+
+
+def create_head(config: ModelConfig, widths: Sequence[int]) -> nn.Module:
+    """The head on maps of `widths` channels; its own width is a quarter of the last, if nobody says otherwise."""
+    last, classes, dropout = widths[-1], config.num_classes, config.dropout
+    width = config.channels or max(last // 4, 1)
+    match config.head:
+        case "danet":
+            return DANetHead(last, classes, width, dropout, config.channel_rule)
+        case "dranet":
+            return DRANetHead(last, widths[0], classes, width, dropout, config.channel_rule)
+        case "pam":
+            return ContextHead(last, classes, width, PositionAttention, dropout)
+        case "cam":
+            return ContextHead(last, classes, width, lambda _: ChannelAttention(config.channel_rule), dropout)
+        case "se":
+            return ContextHead(last, classes, width, SqueezeExcitation, dropout)
+        case "self_attention":
+            return ContextHead(last, classes, width, SelfAttention, dropout)
+        case "aspp":
+            return DilatedHead(last, classes, dropout)
+        case "fcn":
+            return FCNHead(last, classes, width, dropout)

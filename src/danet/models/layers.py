@@ -7,14 +7,15 @@ from torch import Tensor, nn
 
 
 class ConvNormAct(nn.Sequential):
-    """3×3 convolution → BatchNorm → ReLU, as before and after each attention module (paper, figure 2)."""
+    """Convolution (3×3 or 1×1) → BatchNorm → ReLU, as before and after each attention module (paper, figure 2)."""
 
     conv: nn.Conv2d
     norm: nn.BatchNorm2d
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3) -> None:
         super().__init__()
-        self.add_module("conv", nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False))
+        convolution = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
+        self.add_module("conv", convolution)
         self.add_module("norm", nn.BatchNorm2d(out_channels))
         self.add_module("act", nn.ReLU(inplace=True))
 

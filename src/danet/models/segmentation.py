@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from danet.config import SMALLEST_SIDE, Head, ModelConfig, validate
 from danet.errors import InputError
 from danet.models.attention import BranchTrace
-from danet.models.backbone import create_backbone, feature_widths
-from danet.models.heads import BranchHead, DANetHead, FCNHead, HeadOutput
-from danet.models.layers import resize
+from danet.models.backbone import Anatomy, create_backbone, examine
+from danet.models.heads import ContextHead, DANetHead, DRANetHead, FCNHead, HeadOutput, create_head
 
 
 class SegmentationOutput(NamedTuple):
@@ -23,27 +22,45 @@ class SegmentationOutput(NamedTuple):
 
 
 class SegmentationModel(nn.Module):
-    """Images (B×C×H×W, normalised, each side at least 32) to a SegmentationOutput."""
+    """Images (B×C×H×W, normalised, each side at least 32) to a SegmentationOutput.
+
+    Raises InputError for images of other channels or too few pixels, and for a batch too small to train on.
+    """
 
     def __init__(
-        self, backbone: nn.Module, head: nn.Module, auxiliary: FCNHead | None = None, align_corners: bool = False
+        self,
+        backbone: nn.Module,
+        anatomy: Anatomy,
+        head: nn.Module,
+        auxiliary: FCNHead | None = None,
+        align_corners: bool = False,
     ) -> None:
         super().__init__()
         self.backbone = backbone
+        self.anatomy = anatomy
         self.head = head
         self.auxiliary = auxiliary
         self.align_corners = align_corners
 
     def forward(self, images: Float[Tensor, "b c H W"]) -> SegmentationOutput:
-        features = self.extract(images)
-        return self.assemble(images, features, self.head(features[-1]))
+        try:
+            maps = self.extract(images)
+            return self.assemble(images, maps, self.head(maps))
+        except ValueError as error:
+            # What torch's norms say of one value a channel, as after pooling a single image.
+            if not str(error).startswith("Expected more than 1 value per channel"):
+                raise
+            raise InputError(
+                f"The batch is {len(images)} image of {_times(images.shape[-2:])} pixels, too little for this "
+                "network's norms in training: use data.batch_size 2 or more, or eval mode."
+            ) from None
 
     def trace(self, images: Float[Tensor, "b c H W"]) -> tuple[SegmentationOutput, dict[str, BranchTrace]]:
         """`forward`, and for each attention branch what its map follows from; empty for heads without attention."""
-        features = self.extract(images)
+        maps = self.extract(images)
         trace = getattr(self.head, "trace", None)
-        output, traces = trace(features[-1]) if trace else (self.head(features[-1]), {})
-        return self.assemble(images, features, output), traces
+        output, traces = trace(maps) if trace else (self.head(maps), {})
+        return self.assemble(images, maps, output), traces
 
     def without(
         self, traces: dict[str, BranchTrace], removed: Bool[Tensor, " n"], size: torch.Size
@@ -52,24 +69,32 @@ class SegmentationModel(nn.Module):
 
         It runs what comes after the features A alone, and is for heads with position attention.
         """
-        logits = cast(DANetHead | BranchHead, self.head).without(traces, removed).logits
-        return resize(logits, size, self.align_corners)
+        return self.enlarge(cast(DANetHead | DRANetHead | ContextHead, self.head).without(traces, removed).logits, size)
+
+    def enlarge(self, logits: Float[Tensor, "b k h w"], size: torch.Size) -> Float[Tensor, "b k H W"]:
+        """Logits at the size of a feature map of images of `size`, at `size`."""
+        return self.anatomy.enlarge(logits, size, self.align_corners)
 
     def extract(self, images: Float[Tensor, "b c H W"]) -> list[Float[Tensor, "b c h w"]]:
         """The backbone's feature maps; too small an input would lose all of its places."""
         if min(images.shape[-2:]) < SMALLEST_SIDE:
-            size = "×".join(str(side) for side in images.shape[-2:])
             raise InputError(
-                f"The input is {size} pixels; each side must be at least {SMALLEST_SIDE}: enlarge it first."
+                f"The input is {_times(images.shape[-2:])} pixels; each side must be at least {SMALLEST_SIDE}: "
+                "enlarge it first."
             )
-        return self.backbone(images)
+        if (channels := images.shape[1]) != self.anatomy.in_channels:
+            raise InputError(
+                f"The images have {channels} channels; this network takes {self.anatomy.in_channels}: build it with "
+                f"model.in_channels {channels}."
+            )
+        return self.anatomy.extract(self.backbone, images)
 
     def assemble(
-        self, images: Float[Tensor, "b c H W"], features: list[Float[Tensor, "b c h w"]], head: HeadOutput
+        self, images: Float[Tensor, "b c H W"], maps: list[Float[Tensor, "b c h w"]], head: HeadOutput
     ) -> SegmentationOutput:
         """The head's output with its logits at the images' size, and the auxiliary head's while training."""
-        auxiliary = self.auxiliary(features[-2]).logits if self.auxiliary is not None and self.training else None
-        return SegmentationOutput(resize(head.logits, images.shape[-2:], self.align_corners), head.branches, auxiliary)
+        auxiliary = self.auxiliary(maps[:-1]).logits if self.auxiliary is not None and self.training else None
+        return SegmentationOutput(self.enlarge(head.logits, images.shape[-2:]), head.branches, auxiliary)
 
 
 def create_model(
@@ -85,34 +110,25 @@ def create_model(
 
 def build_model(config: ModelConfig) -> SegmentationModel:
     """The network that `config` describes; raises InputError as `create_model` does."""
-    backbone = create_backbone(
+    anatomy = examine(
         config.backbone,
         in_channels=config.in_channels,
         output_stride=config.output_stride,
-        multi_grid=config.multi_grid,
         out_indices=config.out_indices,
-        pretrained=config.pretrained,
+        fine=config.head == "dranet",
     )
-    widths = feature_widths(backbone)
+    if config.auxiliary and len(config.out_indices) < 2:
+        raise InputError(
+            f"An auxiliary head needs two feature maps; model.out_indices is {config.out_indices}: add one."
+        )
+    backbone = create_backbone(anatomy, multi_grid=config.multi_grid, pretrained=config.pretrained)
     auxiliary = None
     if config.auxiliary:
-        if len(widths) < 2:
-            raise InputError(
-                f"An auxiliary head needs two feature maps; model.out_indices is {config.out_indices}: add one."
-            )
-        auxiliary = FCNHead(widths[-2], config.num_classes, max(widths[-2] // 4, 1), config.dropout, depth=1)
-    return SegmentationModel(backbone, build_head(config, widths[-1]), auxiliary, config.align_corners)
+        width = anatomy.widths[-2]
+        auxiliary = FCNHead(width, config.num_classes, max(width // 4, 1), config.dropout, depth=1)
+    head = create_head(config, list(anatomy.widths))
+    return SegmentationModel(backbone, anatomy, head, auxiliary, config.align_corners)
 
 
-def build_head(config: ModelConfig, in_channels: int) -> nn.Module:
-    """The head on feature maps of `in_channels`; its width is a quarter of them, if nobody says otherwise."""
-    width = config.channels or max(in_channels // 4, 1)
-    match config.head:
-        case "danet":
-            return DANetHead(in_channels, config.num_classes, width, config.dropout, config.channel_rule)
-        case "pam":
-            return BranchHead(in_channels, config.num_classes, width, "position", config.dropout)
-        case "cam":
-            return BranchHead(in_channels, config.num_classes, width, "channel", config.dropout, config.channel_rule)
-        case "fcn":
-            return FCNHead(in_channels, config.num_classes, width, config.dropout)
+def _times(size: torch.Size) -> str:
+    return "×".join(map(str, size))

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from danet.config import HEADS, ModelConfig, RunConfig, nearest, read_config
+from danet.config import HEADS, Channels, ModelConfig, RunConfig, nearest, read_config
 from danet.data.dataset import Dataset
 from danet.data.parallel import Progress
 from danet.data.sources import open_source
@@ -193,7 +193,7 @@ def last_segmenter(config: RunConfig, data: RunData, folder: Path) -> Segmenter:
     average = moving_average(model, config.optim.ema)
     load_checkpoint(folder / "checkpoints", model, average, create_optimizer(model, config.optim))
     kept: Any = model if average is None else average.module
-    return Segmenter(kept, data.labels, config.preprocess, config.device, run_config(folder).precision)
+    return Segmenter(kept, data.labels, data.preprocess, config.device, run_config(folder).precision)
 
 
 def scene_scores(
@@ -241,7 +241,9 @@ def refuse_other_settings(folder: Path, base: RunConfig) -> None:
         raise InputError(f"{folder} is a single run; give the ablation another --name.")
 
     def settings(one: RunConfig) -> dict[str, Any]:
-        told = {"model": {"num_classes", "head"}}  # by the data, and by the run's own name
+        # By the data, and by the run's own name.
+        channels = Channels.model_fields.keys() - base.preprocess.model_fields_set
+        told = {"model": {"num_classes", "in_channels", "head"}, "preprocess": channels}
         found = absolute_root(one).model_dump(mode="json", exclude=told)
         sections = {name: values for name, values in found.items() if isinstance(values, dict)}
         fields = {f"{name}.{field}": value for name, values in sections.items() for field, value in values.items()}

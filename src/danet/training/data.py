@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from danet.config import ModelConfig, RunConfig
+from danet.config import ModelConfig, Preprocess, RunConfig
 from danet.data.dataset import Dataset, EpochBatches
 from danet.data.doctor import Summary, check, refuse_binary_with_ignored
 from danet.data.labels import LabelSpace
 from danet.data.parallel import Progress
 from danet.data.scenes import far_from_things
-from danet.data.sources import open_source
+from danet.data.sources import Source, open_source
 from danet.data.transforms import collate, training_transform
 from danet.errors import InputError
 from danet.evaluation.evaluate import Region
@@ -27,34 +27,44 @@ CHECK_THREADS = 4
 
 @dataclass(frozen=True)
 class RunData:
-    """Training and validation set, their classes, and the model's configuration with as many of them."""
+    """Training and validation set, their classes, and what a model needs for as many of them and for their channels."""
 
     train: Dataset
     val: Dataset
     labels: LabelSpace
     model: ModelConfig
+    preprocess: Preprocess
 
 
 def open_data(config: RunConfig) -> RunData:
-    """Both sets, listed but not yet read. Raises InputError for what is missing, and for a model of other classes."""
+    """Both sets, listed but not yet read.
+
+    Raises InputError for what is missing, and for a model of other classes or channels.
+    """
     data, model = config.data, config.model
-    items, labels = open_source(data.source, "train", root=data.root, count=data.count, size=data.size)
+    items, labels = _open(config, "train")
     if "num_classes" in model.model_fields_set and model.num_classes != labels.num_classes:
         raise InputError(
             f"model.num_classes is {model.num_classes}, but labels {labels.name} have {labels.num_classes} classes; "
             "leave it out."
         )
-    if model.in_channels != 3:
-        raise InputError(f"model.in_channels is {model.in_channels}, but {data.source} has RGB images; leave it out.")
-    transform = training_transform(data.crop, data.scale, data.flip, data.photometric, config.preprocess.mean)
+    preprocess = config.preprocess.of(labels.channels)
+    names = preprocess.names
+    if "in_channels" in model.model_fields_set and model.in_channels != len(names):
+        images = "RGB images" if preprocess.picture else f"images of {len(names)} channels ({', '.join(names)})"
+        raise InputError(f"model.in_channels is {model.in_channels}, but {data.source} has {images}; leave it out.")
+    rgb = [names.index(name) for name in preprocess.rgb]
+    transform = training_transform(
+        data.crop, data.scale, data.flip, data.photometric, preprocess.mean, preprocess.range, rgb
+    )
     train = Dataset(items, labels, transform, config.seed)
-    return RunData(train, open_val(config), labels, model.model_copy(update={"num_classes": labels.num_classes}))
+    told = {"num_classes": labels.num_classes, "in_channels": len(names)}
+    return RunData(train, open_val(config), labels, model.model_copy(update=told), preprocess)
 
 
 def open_val(config: RunConfig) -> Dataset:
     """The validation set of a run, without augmentation."""
-    data = config.data
-    return Dataset(*open_source(data.source, "val", root=data.root, count=data.count, size=data.size))
+    return Dataset(*_open(config, "val"))
 
 
 def read_data(config: RunConfig, data: RunData, progress: Callable[[str], Progress]) -> Summary:
@@ -69,7 +79,7 @@ def read_data(config: RunConfig, data: RunData, progress: Callable[[str], Progre
 
 
 def batches(config: RunConfig, dataset: Dataset, start_step: int) -> Iterator[tuple[Tensor, Tensor, list[str]]]:
-    """Batches of images (uint8 B×3×H×W), masks (int64 B×H×W) and names without end, from step `start_step` on.
+    """Batches of images (uint8 or float32 B×C×H×W), masks (int64 B×H×W) and names without end, from `start_step` on.
 
     Raises InputError where the data do not fill a batch, and for a file that went bad since it was checked.
     """
@@ -102,6 +112,13 @@ def absolute_root(config: RunConfig) -> RunConfig:
         return config
     root = str(Path(config.data.root).expanduser().resolve())
     return config.model_copy(update={"data": config.data.model_copy(update={"root": root})})
+
+
+def _open(config: RunConfig, split: str) -> Source:
+    data = config.data
+    return open_source(
+        data.source, split, root=data.root, count=data.count, size=data.size, preprocess=config.preprocess
+    )
 
 
 def _leave_interrupts_to_the_run(worker: int) -> None:

@@ -13,6 +13,7 @@ from danet.config import OptimConfig
 from danet.data.dataset import Dataset
 from danet.inference.segmenter import Segmenter
 from danet.models.attention import PositionAttention, attention_modules
+from danet.models.compact import CompactPositionAttention
 
 SHARE_IMAGES = 8
 """So many images tell how much comes through a branch."""
@@ -23,9 +24,10 @@ def start_attention(model: nn.Module, config: OptimConfig) -> None:
     """Set gates, queries and keys to where `config` lets them start."""
     for _, module in attention_modules(model):
         module.gate.fill_(config.gate_start)
-        if isinstance(module, PositionAttention):
+        if isinstance(module, PositionAttention | CompactPositionAttention):
             if config.key_start == "query":
-                module.key.load_state_dict(module.query.state_dict())
+                for key, query in zip(module.key.parameters(), module.query.parameters(), strict=True):
+                    key.copy_(query.view_as(key))
             for parameter in module.query.parameters():
                 parameter.mul_(config.query_gain)
 

@@ -94,7 +94,8 @@ def train(
     precision = choose_precision(config.precision, device)
     data = data or open_data(config)
     # The precision is kept, since a resumed run must not time the machine anew and come to another.
-    config = config.model_copy(update={"model": data.model, "precision": precision})
+    told = {"model": data.model, "preprocess": data.preprocess}
+    config = config.model_copy(update={**told, "precision": precision})
     torch.manual_seed(stateless_seed(config.seed, "weights"))
     initial = data.model.model_copy(update={"pretrained": False}) if resume else data.model
     model = build_model(initial).to(device).to(memory_format=torch.channels_last)
@@ -142,16 +143,17 @@ def train(
             rate = learning_rate(done, config.optim)
             set_learning_rate(optimizer, rate)
             torch.manual_seed(stateless_seed(config.seed, "step", done))  # for dropout
-            inputs = normalise(images.to(device), config.preprocess.mean, config.preprocess.std)
+            rule = config.preprocess
+            inputs = normalise(images.to(device), rule.mean, rule.std, rule.range)
             with autocast(device, precision):
                 output = model(inputs)
             losses = segmentation_losses(
                 output,
                 masks.to(device),
+                model.enlarge,
                 class_weights=class_weights,
                 branch_weight=config.optim.branch_weight,
                 auxiliary_weight=config.optim.auxiliary_weight,
-                align_corners=model.align_corners,
             )
             loss = torch.stack(list(losses.values())).sum()
             optimizer.zero_grad()

@@ -1,31 +1,35 @@
 """The losses of DANet: cross-entropy on each of its classifiers, summed (paper, section 4.1)."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from danet.data.labels import IGNORE_INDEX
-from danet.models.layers import resize
 from danet.models.segmentation import SegmentationOutput
 
 
 def segmentation_losses(
     output: SegmentationOutput,
     masks: Int64[Tensor, "b H W"],
+    enlarge: Callable[[Tensor, torch.Size], Tensor],
     *,
     class_weights: Float[Tensor, " k"] | None = None,
     branch_weight: float = 1.0,
     auxiliary_weight: float = 0.4,
-    align_corners: bool = False,
 ) -> dict[str, Float[Tensor, ""]]:
-    """The weighted loss of each classifier by name ("fused", "position", …); training minimises their sum."""
+    """The weighted loss of each classifier by name ("fused", "position", …); training minimises their sum.
+
+    `enlarge` brings logits at the features' size to the masks', as SegmentationModel.enlarge does.
+    """
     size = masks.shape[-2:]
     losses = {"fused": cross_entropy(output.logits, masks, class_weights)}
     for name, logits in output.branches.items():
-        losses[name] = branch_weight * cross_entropy(resize(logits, size, align_corners), masks, class_weights)
+        losses[name] = branch_weight * cross_entropy(enlarge(logits, size), masks, class_weights)
     if output.auxiliary is not None:
-        logits = resize(output.auxiliary, size, align_corners)
+        logits = enlarge(output.auxiliary, size)
         losses["auxiliary"] = auxiliary_weight * cross_entropy(logits, masks, class_weights)
     return losses
 

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from danet.config import OptimConfig
+from danet.models.attention import attention_modules
 from danet.models.segmentation import SegmentationModel
 
 
@@ -14,8 +15,9 @@ def parameter_groups(model: SegmentationModel, config: OptimConfig) -> list[dict
     as the heads: they start at 0 and move in small steps.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    gates = {module.gate for _, module in attention_modules(model)}
     for name, parameter in model.named_parameters():
-        gate = name.endswith(".gate")
+        gate = parameter in gates
         factor = 1.0 if name.startswith("backbone.") else config.head_factor
         decay = config.gate_decay if gate else 0.0 if parameter.ndim == 1 else config.weight_decay
         groups.setdefault((factor * config.gate_factor if gate else factor, decay), []).append(parameter)

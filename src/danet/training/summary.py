@@ -107,8 +107,8 @@ def run_scores(report: Report) -> RunScores:
 def triple(dataset: Dataset, index: int, segmenter: Segmenter) -> Triple:
     """Image, truth and prediction of one validation image."""
     sample = dataset[index]
-    labels = segmenter.predict(sample.pixels).labels
-    return Triple(Path(sample.name).name, sample.pixels, sample.mask.numpy(), labels)
+    prediction = segmenter.predict(sample.pixels)
+    return Triple(Path(sample.name).name, prediction.image, sample.mask.numpy(), prediction.labels)
 
 
 def attention_views(dataset: Dataset, indices: Sequence[int], segmenter: Segmenter, room: int) -> list[AttentionView]:

@@ -27,7 +27,8 @@ LONGEST = 1024  # pixels of the page's picture: what a screen shows
 
 class AttentionView(NamedTuple):
     """One image with what its position attention follows from; `labels` are predicted, at the image's size, and
-    `grid` is rows × columns of places (their product is n)."""
+    `grid` is rows × columns of places (their product is n). Keys are the places', or those of windows of places: then
+    each row of `pool` has the same weight on all places of its key's window, 1 in all."""
 
     name: str
     image: UInt8[np.ndarray, "h w 3"]
@@ -35,10 +36,11 @@ class AttentionView(NamedTuple):
     space: LabelSpace
     grid: tuple[int, int]
     query: Float32[np.ndarray, "n d"]
-    key: Float32[np.ndarray, "n d"]
+    key: Float32[np.ndarray, "m d"]
     logsumexp: Float32[np.ndarray, " n"]
     gate: float
     share: float
+    pool: Float32[np.ndarray, "m n"] | None = None
 
 
 def write_attention_page(path: str | Path, view: AttentionView, title: str) -> Path:
@@ -102,6 +104,7 @@ def pack(view: AttentionView) -> dict[str, Any]:
         "query": fixed_point(view.query),
         "key": fixed_point(view.key - middle),
         "logsumexp": base64((view.logsumexp - view.query @ middle).astype("<f4")),
+        "windows": None if view.pool is None else [window(row.reshape(view.grid)) for row in view.pool],
         "heat": HEAT.tolist(),
         "notes": notes(view.gate, view.share),
     }
@@ -127,6 +130,12 @@ def fixed_point(values: Float[np.ndarray, "n d"]) -> dict[str, Any]:
     codes = np.rint((values - low) / step).astype(">u4")
     bits = np.unpackbits(codes.view(np.uint8).reshape(-1, 4), axis=1)[:, 12:]
     return {"low": low.tolist(), "step": step.tolist(), "codes": base64(np.packbits(bits))}
+
+
+def window(weights: Float[np.ndarray, "rows columns"]) -> list[int]:
+    """First row, end of rows, first column and end of columns of the places that have weight."""
+    down, across = np.nonzero(weights)
+    return [int(down.min()), int(down.max()) + 1, int(across.min()), int(across.max()) + 1]
 
 
 def runs(labels: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "r 2"]:

@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -53,17 +54,18 @@ class BundleConfig(Section):
 
 
 def save_bundle(folder: str | Path, bundle: Bundle) -> None:
-    """Write `bundle` as `folder`, in place of what was there."""
+    """Write `bundle` as `folder`, in place of what was there, which stays if that fails (OSError)."""
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in bundle.model.state_dict().items()}
         save_file(state, aside / WEIGHTS)
+        (aside / WEIGHTS).chmod(0o644)  # safetensors lets nobody else read it
         config = {
             "format": FORMAT,
             "danet": version("danet"),
-            "model": bundle.model_config.model_dump(mode="json"),
+            "model": bundle.model_config.model_dump(mode="json") | {"pretrained": bool(bundle.model_config.pretrained)},
             "labels": bundle.labels.to_dict(),
             "preprocess": bundle.preprocess.model_dump(mode="json"),
             "scores": bundle.scores,
@@ -75,6 +77,8 @@ def save_bundle(folder: str | Path, bundle: Bundle) -> None:
         (aside / CARD).write_text(_card(bundle), encoding="utf-8")
         aside.chmod(0o755)
         _replace(folder, aside)
+    except SafetensorError as error:
+        raise OSError(f"{folder} cannot be written: {error}") from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
@@ -104,6 +108,11 @@ def load_bundle(folder: str | Path) -> Bundle:
             f"{folder / CONFIG} names {labels.num_classes} classes for a model of {config.model.num_classes}; "
             "copy the bundle again."
         )
+    if (count := len(config.preprocess.names)) != config.model.in_channels:
+        raise InputError(
+            f"{folder / CONFIG} normalises {count} channels for a model of {config.model.in_channels}; "
+            "copy the bundle again."
+        )
     model = build_model(config.model.model_copy(update={"pretrained": False}))
     try:
         state = load_file(folder / WEIGHTS)
@@ -121,8 +130,10 @@ def _read_config(path: Path) -> BundleConfig:
         raise InputError(f"{path} is not JSON ({error}); copy the bundle again.") from None
     if not isinstance(values, dict):
         raise InputError(f"{path} holds {type(values).__name__}, not a bundle's configuration; copy the bundle again.")
-    if values.get("format") != FORMAT:
-        raise InputError(f"{path} has format {values.get('format')!r}; this version reads {FORMAT}: use a newer danet.")
+    if "format" not in values:
+        raise InputError(f"{path} names no format: it is no bundle of danet's; `danet convert` reads checkpoints.")
+    if values["format"] != FORMAT:
+        raise InputError(f"{path} has format {values['format']!r}; this version reads {FORMAT}: use a newer danet.")
     config = validate(BundleConfig, values, str(path))
     if _seal({name: value for name, value in values.items() if name != "seal"}) != config.seal:
         raise InputError(f"{path} was altered since it was written; copy the bundle again.")
@@ -153,14 +164,23 @@ def _sha256(path: Path) -> str:
 
 
 def _card(bundle: Bundle) -> str:
-    """What a person should know before using the weights."""
+    """What a person should know before using the weights, under the front matter that the Hub reads."""
     config = bundle.model_config
     parameters = sum(parameter.numel() for parameter in bundle.model.parameters())
+    stride = bundle.model.anatomy.reductions[-1]
+    front: dict[str, Any] = {"library_name": "danet", "pipeline_tag": "image-segmentation"}
+    front["tags"] = ["semantic-segmentation", config.head, config.backbone]
+    if licence := bundle.provenance.get("licence"):
+        front["license"] = licence
     lines = [
+        "---",
+        *yaml.safe_dump(front, sort_keys=False, allow_unicode=True).splitlines(),
+        "---",
+        "",
         f"# {config.head} on {config.backbone}, {bundle.labels.name}",
         "",
         f"Scene segmentation into {config.num_classes} classes: {', '.join(bundle.labels.names)}.",
-        f"{parameters / 1e6:.1f} million parameters, output stride {config.output_stride}.",
+        f"{parameters / 1e6:.1f} million parameters, output stride {stride}.",
         "",
         "```python",
         "import danet",
@@ -172,5 +192,12 @@ def _card(bundle: Bundle) -> str:
     opened = {f"{branch} {SIGNS[branch]}": f"{gate:.3f}" for branch, gate in gates(bundle.model).items()}
     for title, facts in (("Scores", bundle.scores), ("Gates", opened), ("Where it comes from", bundle.provenance)):
         if facts:
-            lines += [f"## {title}", "", *(f"- {name}: {value}" for name, value in facts.items()), ""]
+            lines += [f"## {title}", "", *(f"- {name}: {_words(value)}" for name, value in facts.items()), ""]
     return "\n".join(lines)
+
+
+def _words(value: Any) -> str:
+    """A fact for a person; a group of facts in one line."""
+    if isinstance(value, dict):
+        return "; ".join(f"{name} {part}" for name, part in value.items())
+    return str(value)

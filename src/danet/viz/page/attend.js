@@ -32,27 +32,45 @@ export function pixelOf({ grid: [rows, columns], width, height }, place) {
   return [middle(place % columns, width, columns), middle(Math.floor(place / columns), height, rows)];
 }
 
-/** What `place` gathers from: its softmax over all keys, which sums to 1. */
-export function row({ query, key, places, depth }, place) {
-  const weights = new Float32Array(places);
+/** What `place` gathers from, which sums to 1: its softmax over all keys, each spread over the places it stands for. */
+export function row({ query, key, places, depth, windows, grid: [, columns] }, place) {
+  const weights = new Float32Array(key.length / depth);
   const own = query.subarray(place * depth, (place + 1) * depth);
   let top = -Infinity;
-  for (let j = 0; j < places; j++) {
+  for (let j = 0; j < weights.length; j++) {
     weights[j] = dot(own, 0, key, j * depth, depth);
     top = Math.max(top, weights[j]);
   }
   let total = 0;
-  for (let j = 0; j < places; j++) total += weights[j] = Math.exp(weights[j] - top);
-  for (let j = 0; j < places; j++) weights[j] /= total;
-  return weights;
+  for (let j = 0; j < weights.length; j++) total += weights[j] = Math.exp(weights[j] - top);
+  for (let j = 0; j < weights.length; j++) weights[j] /= total;
+  if (!windows) return weights;
+  const spread = new Float32Array(places);
+  windows.forEach(([above, below, left, right], j) => {
+    const each = weights[j] / ((below - above) * (right - left));
+    for (let y = above; y < below; y++) for (let x = left; x < right; x++) spread[y * columns + x] += each;
+  });
+  return spread;
 }
 
 /** What gathers from `place`: the weight that each place gives to it. */
-export function column({ query, key, logsumexp, places, depth }, place) {
+export function column(view, place) {
+  const { query, key, logsumexp, places, depth } = view;
   const weights = new Float32Array(places);
-  const own = key.subarray(place * depth, (place + 1) * depth);
-  for (let i = 0; i < places; i++) weights[i] = Math.exp(dot(query, i * depth, own, 0, depth) - logsumexp[i]);
+  for (const [j, share] of keysOf(view, place)) {
+    const own = key.subarray(j * depth, (j + 1) * depth);
+    for (let i = 0; i < places; i++) weights[i] += share * Math.exp(dot(query, i * depth, own, 0, depth) - logsumexp[i]);
+  }
   return weights;
+}
+
+/** The keys that stand for `place`, with its share in each: its own, or those of the windows that it lies in. */
+function keysOf({ windows, grid: [, columns] }, place) {
+  if (!windows) return [[place, 1]];
+  const [y, x] = [Math.floor(place / columns), place % columns];
+  const within = ([above, below, left, right]) => above <= y && y < below && left <= x && x < right;
+  const area = ([above, below, left, right]) => (below - above) * (right - left);
+  return windows.flatMap((window, j) => (within(window) ? [[j, 1 / area(window)]] : []));
 }
 
 /** The share of the weight that falls on each class; a place's weight is split over the classes of its pixels. */

@@ -12,7 +12,8 @@ import pytest
 from rich.console import Console
 
 from danet import console
-from danet.training.comparison import HEADS, compare
+from danet.config import ABLATION
+from danet.training.comparison import compare
 from danet.viz.text import duration
 
 SHOW = """
@@ -71,7 +72,7 @@ def test_an_ablation_fits_a_terminal():
         {"variant": head, "head": head, "seed": seed, "alpha": 0.1 * seed, "beta": -0.125, "control_majority": 0.5}
         | dict.fromkeys(measures, 0.25 + 0.25 * seed)
         | {"parameters": 5_000_000, "gflops": 12.5, "peak_gigabytes": None}
-        for head in HEADS
+        for head in ABLATION
         for seed in (0, 1, 2)
     ]
     screen = Console(width=80, record=True, file=io.StringIO())
@@ -80,7 +81,7 @@ def test_an_ablation_fits_a_terminal():
     assert max(map(len, shown)) <= 80
     assert "…" not in "".join(shown)
     lines = [[cell.strip() for cell in re.split("[│┃]", line)[1:-1]] for line in shown if line[0] in "│┃"]
-    assert lines[0] == ["network", *HEADS]
+    assert lines[0] == ["network", *ABLATION]
     assert ["PAM", "", "✓", "", "✓"] in lines
     assert ["CAM", "", "", "✓", "✓"] in lines
     assert ["mIoU %", *["50.0 ± 25.0"] * 4] in lines

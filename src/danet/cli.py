@@ -235,12 +235,13 @@ def info(options: argparse.Namespace) -> int:
             for name, entry in zoo.items()
         }
         shown = {
-            name: f"mIoU {entry.miou:.2f} % ({entry.protocol}); licence {entry.licence}; {entry.terms}"
+            name: f"{entry.miou:.2f} %, {entry.protocol}; licence {entry.licence}"
             + (f"; also {entry.alias}" if entry.alias else "")
             for name, entry in zoo.items()
         }
-        heading = "published models (fetched on first use; scores measured by their authors, not by us)"
-        return _finish(options, facts | {"published": listed}, *_lines(facts | {heading: shown}))
+        heading = "published models, fetched on first use (mIoU as their authors measured it, not we)"
+        told = facts | {heading: shown, "terms": "; ".join(sorted({entry.terms for entry in zoo.values()}))}
+        return _finish(options, facts | {"published": listed}, *_lines(told))
     found = {}
     for path in options.model:
         bundle = load_bundle(find_bundle(path))

@@ -14,16 +14,14 @@ from danet.cli import main
 from danet.config import ModelConfig, Preprocess
 from danet.data.labels import LabelSpace
 from danet.errors import InputError
-from danet.models.layers import resize
 from danet.models.segmentation import create_model
 from danet.weights.bundle import CONFIG, WEIGHTS, Bundle, load_bundle
 from danet.weights.configuration import read_configuration, read_name
 from danet.weights.convert import ORIGINAL_SETTINGS, SETTINGS, architecture, convert, export, settle
 from danet.weights.layouts import LAYOUTS, rename
 from danet.weights.resnets import RESNETS
-from tests.golden.fill import fill, image
+from tests.golden.networks import differences, weights
 
-GOLDEN = Path(__file__).parents[1] / "golden"
 CONFIGURATION = """
 norm_cfg = dict(type='SyncBN', requires_grad=True)
 crop_size = (512, 1024)
@@ -44,11 +42,6 @@ FILES = {
 }
 
 
-def weights(name):
-    tensors = json.loads((GOLDEN / f"{name}.json").read_text())["tensors"]
-    return {key: torch.from_numpy(np.asarray(fill(key, tuple(shape)))) for key, shape in tensors}
-
-
 @pytest.fixture(scope="module", params=FILES)
 def published(request, tmp_path_factory):
     """A published network's name, its weights, and the bundle that the command line makes of its file."""
@@ -60,30 +53,11 @@ def published(request, tmp_path_factory):
     return request.param, state, load_bundle(folder / "bundle")
 
 
-def logits(model, images, at_input_size):
-    with torch.inference_mode():
-        features = model.extract(images)
-        head = model.head(features)
-        found = {"fused": head.logits, **head.branches}
-        if model.auxiliary is not None:
-            found["aux"] = model.auxiliary(features[:-1]).logits
-        if at_input_size:
-            found = {key: resize(value, images.shape[-2:], model.align_corners) for key, value in found.items()}
-    return found
-
-
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-3), (torch.float64, 1e-5)])
 def test_published_files_give_the_published_outputs(published, dtype, tolerance):
     name, _, bundle = published
-    expected = np.load(GOLDEN / f"{name}.npz")
-    shape = json.loads((GOLDEN / f"{name}.json").read_text())["input"]
-    images = torch.from_numpy(image(tuple(shape))).to(dtype)
-    found = logits(bundle.model.to(dtype), images, at_input_size=name.startswith("original"))
-    bundle.model.float()
-    assert set(found) == set(expected.files)
-    for key in expected.files:
-        difference = (found[key].double() - torch.from_numpy(expected[key]).double()).abs().max().item()
-        assert difference < tolerance, f"{key}: {difference}"
+    found = differences(bundle.model, name, dtype)
+    assert max(found.values()) < tolerance, found
 
 
 def test_published_files_come_back_bit_for_bit(published):

@@ -341,5 +341,7 @@ def _describe(error: ValidationError, section: type[Section]) -> str:
             section = cast(type[Section], section.model_fields[str(name)].annotation)
         known += [".".join([*map(str, sections), name]) for name in section.model_fields]
         return f"there is no key {path}. {nearest(path, sorted(known))}"
+    if fault["type"] == "missing":
+        return f"{path} is missing."
     rule = fault["msg"]
     return f"{path} is {fault['input']!r}; {rule[0].lower()}{rule[1:]}."

@@ -44,8 +44,17 @@ def test_no_image_is_scaled_by_its_own_maximum():
         (ramp(2, bool), PAIR, "bool (40, 48, 2); an image is"),
         (ramp(2, complex), PAIR, "complex128 (40, 48, 2); an image is"),
         (ramp(1, np.uint16), GREY, "holds the value 1919, but channels.range is 0 to 255; state the range"),
-        (np.where(ramp(2) == 5, np.nan, 1), PAIR, "holds nan at pixel (2, 0) of nir; fill"),
-        (np.where(ramp(2) == 6, 1e300, 1), PAIR, "holds inf at pixel (3, 0) of red; fill"),
+        (
+            np.where(ramp(2) == 5, np.nan, 1),
+            PAIR,
+            "holds nan at pixel (2, 0) of nir, which float32 does not hold as a number; fill",
+        ),
+        (np.where(ramp(2) == 6, 1e300, 1), PAIR, "holds 1e+300 at pixel (3, 0) of red, which float32 does not"),
+        (
+            ramp(1, float) / 2048,
+            GREY,
+            "holds floats of 0 to 1, which are black where channels.range is 0 to 255; state it",
+        ),
     ],
 )
 def test_wrong_values_are_refused_in_one_line(values, channels, words):

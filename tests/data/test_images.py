@@ -254,7 +254,11 @@ def test_wrong_files_of_other_channels_in_one_line(tmp_path, monkeypatch, caplog
         ("rgb.png", FIVE, "rgb.png has 3 channels, but the model takes 5 (a, b, c, d, e)"),
         ("rgb.png", DEEP, "rgb.png has 3 channels, but the model takes 1 (grey)"),
         ("grey.png", GREY, "but channels.range is 0 to 255; state the range of such files"),
-        ("nan.tif", FIVE, "nan.tif holds nan at pixel (4, 3) of b; fill what is missing"),
+        (
+            "nan.tif",
+            FIVE,
+            "nan.tif holds nan at pixel (4, 3) of b, which float32 does not hold as a number; fill what is missing",
+        ),
         ("dot.tif", FIVE, "dot.tif is 48×9 pixels; an image needs at least 32×32"),
         ("dot.npy", FIVE, "dot.npy is 48×9 pixels; an image needs at least 32×32"),
         ("flat.npy", FIVE, "flat.npy is uint16 (9600,); an image is integers or floats of height × width × 5"),

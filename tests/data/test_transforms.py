@@ -3,6 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision import tv_tensors
+from torchvision.transforms import v2
 
 from danet.data.dataset import Sample
 from danet.data.transforms import collate, normalise, training_transform
@@ -128,13 +129,36 @@ def test_light_changes_the_rgb_channels_alone(dtype, span):
     torch.manual_seed(0)  # the same light as on these three as an image of their own, 8 bits or 0 … 1
     low, one = (0, 1) if dtype == torch.uint8 else (1000, 8000)
     picture = ((image[[3, 1, 0]] - low) / one).to(dtype)
-    alone = training_transform((40, 50), flip=0.0, photometric=0.4)(tv_tensors.Image(picture), mask)[0]
+    own = (0, 255) if dtype == torch.uint8 else (0, 1)
+    alone = training_transform((40, 50), flip=0.0, photometric=0.4, span=own)(tv_tensors.Image(picture), mask)[0]
     assert torch.allclose((varied[[3, 1, 0]] - low) / one, alone.float(), atol=1e-5)
     torch.manual_seed(0)
     without, _ = training_transform((40, 50), flip=0.0, photometric=0.4, mean=[0.5] * 5, span=span, rgb=())(
         tv_tensors.Image(image), mask
     )
     assert torch.equal(without, image)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_light_is_the_same_in_whatever_order_the_channels_are(dtype):
+    image = (255 * torch.rand(3, 40, 50, generator=torch.Generator().manual_seed(1))).to(dtype)
+    varied = []
+    for order in ([0, 1, 2], [2, 1, 0]):
+        torch.manual_seed(0)
+        change = training_transform((40, 50), flip=0.0, photometric=0.4, rgb=order)
+        varied.append(change(tv_tensors.Image(image[order]), plain(40, 50)[1])[0][order])
+    torch.testing.assert_close(varied[0], varied[1])
+    assert 0.5 < float(varied[0].float().mean() / image.float().mean()) < 1.5
+
+
+def test_light_on_pictures_is_torchvisions():
+    image, mask = tv_tensors.Image(torch.randint(0, 256, (3, 40, 50), dtype=torch.uint8)), plain(40, 50)[1]
+    torch.manual_seed(0)
+    found = training_transform((40, 50), flip=0.0, photometric=0.4)(image, mask)[0]
+    torch.manual_seed(0)
+    crop = training_transform((40, 50), flip=0.0)
+    expected = v2.ColorJitter(0.4, 0.4, 0.4, 0.1)(*crop(image, mask))[0]
+    assert torch.equal(found, expected)
 
 
 def test_padding_has_the_mean_in_file_values():

@@ -21,6 +21,11 @@ def test_wrong_settings_are_one_line(settings, words):
     assert all(word in str(caught.value) for word in words), caught.value
 
 
+def test_an_image_that_is_no_batch_is_refused():
+    with pytest.raises(InputError, match="The input is 3×64×64; a batch is images × channels × height × width"):
+        create_model(backbone="test_resnet")(torch.randn(3, 64, 64))
+
+
 def test_too_small_an_input_is_refused():
     with pytest.raises(InputError, match="31×64 pixels"):
         create_model(backbone="test_resnet")(torch.randn(1, 3, 31, 64))

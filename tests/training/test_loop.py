@@ -180,6 +180,10 @@ def test_a_file_that_goes_bad_while_training_is_one_line(recipe, own_data, tmp_p
         ({"model__num_classes": 7}, "labels own have 3 classes"),
         ({"data__batch_size": 9}, "batch size is 9"),
         ({"device": "tpu"}, "tpu"),
+        (
+            {"data__batch_size": 1, "model__head": "dranet"},
+            "1 image of 32×48 pixels, too little .* use data.batch_size 2",
+        ),
     ],
 )
 def test_what_can_be_known_beforehand_leaves_no_run(recipe, tmp_path, overrides, words):

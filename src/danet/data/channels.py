@@ -19,7 +19,7 @@ def as_channels(
 
     What the range maps them to is left to `danet.data.transforms.normalise`, so that it is written once.
     Raises InputError, beginning with `source`, for another number of channels or dimensions, for what is no number,
-    and for values above 8 bits where nobody stated a range.
+    and where nobody stated a range for values above 8 bits, or for floats of 0 to 1.
     """
     names, count = ", ".join(channels.names), len(channels.names)
     if values.ndim == 2 and count == 1:
@@ -44,13 +44,18 @@ def as_channels(
     if not finite.all():
         y, x, channel = (int(place) for place in np.unravel_index((~finite).argmax(), pixels.shape))
         raise InputError(
-            f"{source} holds {pixels[y, x, channel]} at pixel ({x}, {y}) of {channels.names[channel]}; "
-            "fill what is missing with a number."
+            f"{source} holds {values[y, x, channel]} at pixel ({x}, {y}) of {channels.names[channel]}, which float32 "
+            "does not hold as a number; fill what is missing."
         )
     if eight_bits and pixels.max(initial=0) > 255:
         raise InputError(
             f"{source} holds the value {pixels.max():g}, but channels.range is 0 to 255; state the range of such "
             "files, as in channels: {range: [0, 65535]} in labels.yaml, and train with it."
+        )
+    if eight_bits and values.dtype.kind == "f" and 0 < pixels.max(initial=0) <= 1:
+        raise InputError(
+            f"{source} holds floats of 0 to 1, which are black where channels.range is 0 to 255; state it, as in "
+            "channels: {range: [0, 1]} in labels.yaml, and train with it."
         )
     return pixels
 

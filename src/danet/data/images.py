@@ -122,7 +122,7 @@ def read_pair(
 def _array(path: str | Path) -> Num[np.ndarray, "h w *c"]:
     """A .npy file's array; it is mapped before it is read, so that a false size in its header takes no memory."""
     with _readable(path):
-        values = np.load(path, mmap_mode="r", allow_pickle=False)
+        values = np.lib.format.open_memmap(path, mode="r")  # which reads no pickle
         _refuse_large(values.shape[:2], path)
         values = np.array(values)
     if values.ndim in (2, 3):

@@ -33,9 +33,7 @@ def training_transform(
     """
     steps: list[v2.Transform] = [ScaledCrop(crop, scale, mean, span), v2.RandomHorizontalFlip(flip)]
     if photometric and rgb:
-        strength = (photometric, photometric, photometric, photometric / 4)
-        picture = tuple(span) == (0, 255) and len(mean) == len(rgb)
-        steps.append(v2.ColorJitter(*strength) if picture else ChannelJitter(strength, span, rgb))
+        steps.append(ChannelJitter((photometric, photometric, photometric, photometric / 4), span, rgb))
     return v2.Compose(steps)
 
 

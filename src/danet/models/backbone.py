@@ -99,7 +99,11 @@ def examine(
             f"model.out_indices is {out_indices}, but {name} has {count} feature maps, of strides "
             f"{', '.join(map(str, reductions))}: give indices from 0 to {count - 1}."
         )
-    asked = sorted(index % count for index in out_indices)
+    asked = [index % count for index in out_indices]
+    if asked != sorted(set(asked)):
+        raise InputError(
+            f"model.out_indices is {out_indices}; name each map once, the finest first: the last feeds the head."
+        )
     if fine:
         asked.insert(0, next(index for index, cell in enumerate(reductions) if cell >= FINE))
     indices = tuple(sorted(set(asked)))
@@ -226,38 +230,41 @@ def _with_weights_of(file: str, name: str, build: Callable[..., nn.Module]) -> n
         raise InputError(
             f"model.pretrained is {file!r}, which is no file; give true, false, or a file of timm's weights."
         )
+    with torch.device("meta"):
+        whole = timm.create_model(name)
+    known, classifier = whole.state_dict(), _classifier(whole)
     try:
-        with torch.random.fork_rng([]):
-            torch.manual_seed(0)
-            backbone = build(pretrained=True, pretrained_cfg_overlay={"file": file, "custom_load": False})
-            torch.manual_seed(0)
-            blank = dict(build(pretrained=False).named_parameters())
+        state = timm.models.load_state_dict(file)
+        # timm is silent about what a file lacks or has too much; old files lack the norms' counters.
+        lacking = [key for key in known if not (key in state or key.startswith(classifier) or key.endswith("_tracked"))]
+        foreign = sorted(key for key in state if key not in known and not key.startswith(classifier))
+        if lacking:
+            raise InputError(f"lacks {len(lacking)} of the {len(known)} tensors of timm's {name}, such as {lacking[0]}")
+        if foreign:
+            raise InputError(f"has {len(foreign)} tensors that timm's {name} has not, such as {foreign[0]}")
+        return build(pretrained=True, pretrained_cfg_overlay={"state_dict": state, "custom_load": False})
+    except InputError as error:
+        raise InputError(f"{file} {error}; give a file that fits.") from None
     except Exception as error:  # whatever torch, safetensors or timm say of a file that is none of theirs
         raise InputError(
             f"{file} holds no weights of timm's {name} ({_reason(error)}); give a file that fits."
         ) from None
-    # timm is silent about what a file lacks: that is still as random as before.
-    random = [
-        key
-        for key, weight in backbone.named_parameters()
-        if weight.requires_grad and weight.ndim > 1 and weight.min() < weight.max()
-    ]
-    lacking = [key for key in random if torch.equal(backbone.get_parameter(key), blank[key])]
-    if lacking:
-        raise InputError(
-            f"{file} lacks {len(lacking)} of {len(random)} weights of timm's {name}, such as {lacking[0]}; give a file "
-            "that fits."
-        )
-    return backbone
+
+
+def _classifier(network: nn.Module) -> tuple[str, ...]:
+    """How the names of timm's own classifiers begin, which no feature map needs."""
+    names = cast(Any, network).pretrained_cfg.get("classifier") or ()
+    return tuple(f"{name}." for name in ([names] if isinstance(names, str) else names))
 
 
 def _set_multi_grid(backbone: nn.Module, name: str, dilations: Sequence[int]) -> None:
     """Dilations of the last stage's 3×3 convolutions, one for each block (paper, section 4.2.2; timm has no option)."""
     stage = getattr(backbone, "layer4", None)
-    if stage is None or len(stage) != len(dilations):
-        blocks = "no such stage" if stage is None else f"{len(stage)} blocks"
+    if stage is None:
+        raise InputError(f"model.multi_grid is for ResNets, and {name} has no layer4: leave it out.")
+    if len(stage) != len(dilations):
         raise InputError(
-            f"model.multi_grid is {tuple(dilations)}, but the last stage (layer4) of {name} has {blocks}; "
+            f"model.multi_grid is {tuple(dilations)}, but the last stage (layer4) of {name} has {len(stage)} blocks; "
             "give one dilation a block, or none."
         )
     if not all(isinstance(block, BasicBlock | Bottleneck | ResNestBottleneck) for block in stage):

@@ -77,6 +77,8 @@ class SegmentationModel(nn.Module):
 
     def extract(self, images: Float[Tensor, "b c H W"]) -> list[Float[Tensor, "b c h w"]]:
         """The backbone's feature maps; too small an input would lose all of its places."""
+        if images.ndim != 4:
+            raise InputError(f"The input is {_times(images.shape)}; a batch is images × channels × height × width.")
         if min(images.shape[-2:]) < SMALLEST_SIDE:
             raise InputError(
                 f"The input is {_times(images.shape[-2:])} pixels; each side must be at least {SMALLEST_SIDE}: "

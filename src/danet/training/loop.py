@@ -7,6 +7,7 @@ had happened. To stop early, leave the `for` loop: the last step is kept.
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import time
@@ -99,6 +100,9 @@ def train(
     torch.manual_seed(stateless_seed(config.seed, "weights"))
     initial = data.model.model_copy(update={"pretrained": False}) if resume else data.model
     model = build_model(initial).to(device).to(memory_format=torch.channels_last)
+    if config.data.batch_size == 1:  # some norms cannot learn from one image, and say so here
+        with torch.no_grad():
+            copy.deepcopy(model)(torch.zeros(1, data.model.in_channels, *config.data.crop, device=device))
     start_attention(model, config.optim)
     optimizer = create_optimizer(model, config.optim)
     average = moving_average(model, config.optim.ema)

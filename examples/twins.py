@@ -37,7 +37,9 @@ def main(path: str = "docs/twins.png", model: str | None = None) -> None:
             f"the ringed point is {truth}; predicted: {named}": overlay(
                 drawn.image, prediction.labels, prediction.space, alpha=0.7, legend=False
             ),
-            caption(trace.gate, trace.share.item()): attention_overlay(drawn.image, encoding.attention((x, y)), (x, y)),
+            caption(trace.gate, trace.share.item()): attention_overlay(
+                drawn.image, encoding.attention((x, y)), (x, y), span=encoding.span
+            ),
         }
         rows.append(side_by_side([_twice(picture) for picture in pictures.values()], list(pictures)))
     canvas = Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)), GROUND)

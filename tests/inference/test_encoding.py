@@ -170,6 +170,36 @@ def test_by_class_splits_each_place_over_the_labels_of_its_pixels(encoding, dire
     assert sum(found.values()) == pytest.approx(1)
 
 
+@pytest.mark.parametrize(
+    ("backbone", "longest", "cell"),
+    [("test_vit", None, 16), ("test_vit", 65, 32), ("eva02_tiny_patch14_224", None, 14)],
+)
+def test_a_place_of_a_padded_network_is_a_cell_of_its_pixels(tiny, backbone, longest, cell):
+    torch.manual_seed(0)
+    model = create_model("pam", backbone, len(NAMES), channels=16).eval()
+    with torch.no_grad():
+        model.head.attention.query.weight.mul_(1000)
+    picture = np.random.Generator(np.random.Philox(3)).integers(0, 256, (68, 130, 3), np.uint8)
+    preprocess = tiny.preprocess.model_copy(update={"longest": longest})
+    encoding = Segmenter(model, tiny.labels, preprocess, "cpu", "float32").encode(picture)
+    probabilities = torch.rand(3, 68, 130, generator=torch.Generator().manual_seed(1))
+    encoding = replace(encoding, prediction=replace(encoding.prediction, probabilities=probabilities))
+    trace, labels = encoding.traces["position"], encoding.prediction.labels
+    whole = position_map(trace.query[0].double(), trace.key[0].double()).unflatten(1, trace.grid).numpy()
+    assert trace.grid == (-(-68 // cell), -(-130 // cell))
+    pixels = [(y, x) for y in range(68) for x in range(130)]
+    assert all(encoding.place((x, y), trace.grid) == y // cell * trace.grid[1] + x // cell for y, x in pixels)
+    own = whole[1]
+    assert np.allclose(encoding.attention((cell, cell - 1)), own, atol=1e-6)
+    sizes = Counter((y // cell, x // cell) for y, x in pixels)
+    expected = dict.fromkeys(NAMES, 0.0)
+    for y, x in pixels:
+        place = y // cell, x // cell
+        expected[NAMES[labels[y, x]]] += own[place] / sizes[place]
+    assert encoding.by_class((cell, cell - 1)) == pytest.approx(expected)
+    assert encoding.view().span == encoding.span == pytest.approx((68 / cell, 130 / cell))
+
+
 def test_a_place_that_nobody_looks_at_has_no_classes():
     encoding = made(np.full((4, 1), 200.0), [[1], [1], [1], [-1]], labels=[0, 1, 1, 2])
     assert encoding.by_class((0, 0)) == pytest.approx({"car": 2 / 3, "road": 1 / 3, "tree": 0})

@@ -32,6 +32,13 @@ def test_maps_are_shown_relative_to_their_maximum():
     assert np.abs(np.asarray(a).astype(int) - np.asarray(b)).max() <= 1
 
 
+def test_a_map_that_reaches_beyond_the_image_is_cut_off_not_squeezed():
+    attention = np.random.default_rng(0).random((5, 9))
+    whole = attention_overlay(np.zeros((70, 126, 3), np.uint8), attention, (20, 30))
+    found = attention_overlay(np.zeros((61, 113, 3), np.uint8), attention, (20, 30), span=(61 / 14, 113 / 14))
+    assert np.abs(np.asarray(whole)[:61, :113].astype(int) - np.asarray(found)).max() <= 1
+
+
 def test_without_weight_the_image_is_grey_and_dimmed():
     image = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
     picture = np.asarray(attention_overlay(image, np.zeros((6, 8)), (70, 50)))[:40, :60].astype(float)

@@ -299,6 +299,43 @@ def test_an_arrow_moves_by_a_place_where_a_place_is_barely_wider_than_a_pixel(op
             assert page.locator(".point").inner_text() == SPACE.names[place % 29 % 2]
 
 
+def test_places_of_a_padded_network_are_cells_of_its_pixels(opened: Open):
+    image = np.zeros((61, 160, 3), np.uint8)  # in places of 14×14 pixels: the last ones reach beyond it
+    labels = np.random.default_rng(1).integers(0, 3, (61, 160), np.uint8)
+    view = random_view(grid=(5, 12), image=image, labels=labels, span=(61 / 14, 160 / 14))
+    page = opened(attention_page(view, "t"))
+    y, x = np.mgrid[:61, :160] // 14
+    for at in ((0, 0), (13, 27), (14, 28), (42, 56), (159, 60)):
+        click(page, view, *at)
+        place = at[1] // 14 * 12 + at[0] // 14
+        assert ask(page, "danet.state.place") == place
+        weights = python_row(view, place)
+        enlarged = Image.fromarray(weights.reshape(5, 12) / weights.max()).resize((168, 70), Image.Resampling.BILINEAR)
+        assert np.abs(light(page.locator("canvas")) - heat(np.asarray(enlarged))[:61, :160]).max() <= 2
+        each = (weights / np.bincount((12 * y + x).ravel()))[12 * y + x]
+        shares = np.bincount(labels.ravel(), each.ravel())[np.argsort(-np.bincount(labels.ravel()))]
+        bars = page.locator(".bar").evaluate_all("bars => bars.map((b) => +b.style.getPropertyValue('--share'))")
+        np.testing.assert_allclose(bars, shares, atol=1e-3)
+    for key, step, pixel in (("ArrowLeft", 58, [147, 60]), ("ArrowUp", 46, [147, 49]), ("ArrowLeft", 45, [133, 49])):
+        page.keyboard.press(key)
+        settled(page)
+        assert ask(page, "[danet.state.place, danet.state.x, danet.state.y]") == [step, *pixel]
+
+
+def test_weight_on_a_place_of_which_the_picture_shows_no_pixel_is_not_lost(opened: Open):
+    labels = np.zeros((20, 31), np.uint8)
+    labels[-1] = 2
+    view = random_view(grid=(5, 12), image=np.zeros((20, 31, 3), np.uint8), labels=labels, span=(4.01, 12.0))
+    query, key = np.ones_like(view.query), np.zeros_like(view.key)
+    key[50] = 100
+    page = opened(attention_page(view._replace(query=query, key=key, logsumexp=query @ key[50]), "t"))
+    click(page, view, 0, 0)
+    shown = dict(
+        zip(page.locator(".bars .name").all_inner_texts(), page.locator(".figure").all_inner_texts(), strict=True)
+    )
+    assert shown == {"road": "0\u202f%", "tree": "100\u202f%"}
+
+
 def test_a_place_that_nothing_looks_at_is_told_as_such(opened: Open):
     view = random_view()
     query, key = np.zeros_like(view.query), np.zeros_like(view.key)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from danet.errors import InputError
@@ -59,11 +59,14 @@ class Encoding:
     A place is a cell of the features' grid, `at` a pixel (x, y) of the image. Every method raises InputError for a
     pixel outside the image, and for a model without the branch that it asks about. `without` gives the probabilities
     of all pixels when no place can look at those marked; it runs the model's head, with the weights that it has then.
+    `span` is how many rows and columns of places the image takes up, 15.6 of 16 where the last is in part a padded
+    network's padding; None is the whole grid.
     """
 
     prediction: Prediction
     traces: dict[str, BranchTrace]
     without: Callable[[Bool[np.ndarray, " n"]], Float[Tensor, "k h w"]]
+    span: tuple[float, float] | None = None
 
     def attention(self, at: tuple[int, int], direction: Direction = "from") -> Float[np.ndarray, "rows columns"]:
         """The attention of the place at pixel `at` over all places, on the grid of the features.
@@ -85,10 +88,11 @@ class Encoding:
     def place(self, at: tuple[int, int], grid: tuple[int, int]) -> int:
         """The index of the place of `grid` that covers pixel `at` = (x, y) of the image."""
         x, y = (int(coordinate) for coordinate in at)
-        (height, width), (rows, columns) = self.prediction.labels.shape, grid
+        height, width = self.prediction.labels.shape
         if not (0 <= x < width and 0 <= y < height):
             raise InputError(f"The point ({x}, {y}) is outside the image, which is {width}×{height} pixels.")
-        return y * rows // height * columns + x * columns // width
+        down, across = self._lines(grid)
+        return int(down[y]) * grid[1] + int(across[x])
 
     def perplexity(self, at: tuple[int, int]) -> float:
         """How many places share the attention of pixel `at`: exp of its row's entropy, 1 to all places."""
@@ -177,6 +181,7 @@ class Encoding:
             gate=trace.gate,
             share=trace.share.item(),
             pool=pool,
+            span=self.span,
         )
 
     def save_html(self, path: str | Path, name: str = "") -> Path:
@@ -190,6 +195,13 @@ class Encoding:
         rows, pool = position_attention_rows(query, key, places)[0], self.traces["position"].pool
         return rows if pool is None else rows @ pool
 
+    def _lines(self, grid: tuple[int, int]) -> tuple[Int[np.ndarray, " h"], Int[np.ndarray, " w"]]:
+        """Of each row of pixels the row of `grid` that covers it, and the same of columns."""
+        sides = zip(self.prediction.labels.shape, self.span or grid, strict=True)
+        # A quotient that should be whole may come out a hair below.
+        down, across = ((np.arange(side) * span / side + 1e-9).astype(int) for side, span in sides)
+        return down, across
+
     @property
     def _position(self) -> tuple[Float[Tensor, "1 n d"], Float[Tensor, "1 m d"], Float[Tensor, "1 n"]]:
         """Query, key and log-sum-exp of position attention."""
@@ -201,8 +213,9 @@ class Encoding:
     @cached_property
     def _classes(self) -> Float[np.ndarray, "n k"]:
         """The share of each predicted class in the pixels of each place, by the rule of `place`."""
-        (height, width), (rows, columns) = self.prediction.labels.shape, self.traces["position"].grid
-        place = (np.arange(height) * rows // height * columns)[:, None] + np.arange(width) * columns // width
+        rows, columns = self.traces["position"].grid
+        down, across = self._lines((rows, columns))
+        place = down[:, None] * columns + across
         classes = self.prediction.space.num_classes
         cells = (place * classes + self.prediction.labels).ravel()
         counts = np.bincount(cells, minlength=rows * columns * classes).reshape(-1, classes)

@@ -31,11 +31,13 @@ def attention_overlay(
     attention: Float[np.ndarray, "mh mw"],
     at: tuple[int, int],
     caption_lines: Sequence[str] = (),
+    span: tuple[float, float] | None = None,
 ) -> Image.Image:
     """The image, grey and dimmed, lit by the map; a ring marks the pixel `at` = (x, y) that attends.
 
-    The map, of any size, is divided by its maximum and resized (bilinear) to the image. Caption lines, if any, are
-    wrapped beneath. Raises ValueError for a point outside the image and for a map with negative or no finite values.
+    The map, of any size, is divided by its maximum and resized (bilinear) to the image, which takes up `span` of its
+    rows and columns, by default all. Caption lines, if any, are wrapped beneath. Raises ValueError for a point outside
+    the image and for a map with negative or no finite values.
     """
     height, width = image.shape[:2]
     if not (0 <= at[0] < width and 0 <= at[1] < height):
@@ -43,7 +45,8 @@ def attention_overlay(
     if not np.isfinite(attention).all() or attention.min() < 0:
         raise ValueError("the attention map has negative or non-finite values; weights are 0 or more")
     weight = Image.fromarray((attention / max(attention.max(), np.finfo(np.float32).tiny)).astype(np.float32))
-    light = heat(np.asarray(weight.resize((width, height), Image.Resampling.BILINEAR)))
+    rows, columns = span or attention.shape
+    light = heat(np.asarray(weight.resize((width, height), Image.Resampling.BILINEAR, box=(0, 0, columns, rows))))
     grey = 0.5 * np.asarray(Image.fromarray(image).convert("L"), np.float32)[..., None]
     picture = Image.fromarray(np.rint(255 - (255 - grey) * (255 - light) / 255).astype(np.uint8))
     _mark(picture, at)

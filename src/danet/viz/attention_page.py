@@ -28,7 +28,8 @@ LONGEST = 1024  # pixels of the page's picture: what a screen shows
 class AttentionView(NamedTuple):
     """One image with what its position attention follows from; `labels` are predicted, at the image's size, and
     `grid` is rows × columns of places (their product is n). Keys are the places', or those of windows of places: then
-    each row of `pool` has the same weight on all places of its key's window, 1 in all."""
+    each row of `pool` has the same weight on all places of its key's window, 1 in all. `span` is how many rows and
+    columns of places the image takes up; None is the whole grid."""
 
     name: str
     image: UInt8[np.ndarray, "h w 3"]
@@ -41,6 +42,7 @@ class AttentionView(NamedTuple):
     gate: float
     share: float
     pool: Float32[np.ndarray, "m n"] | None = None
+    span: tuple[float, float] | None = None
 
 
 def write_attention_page(path: str | Path, view: AttentionView, title: str) -> Path:
@@ -96,6 +98,7 @@ def pack(view: AttentionView) -> dict[str, Any]:
         "width": width,
         "height": height,
         "grid": view.grid,
+        "span": view.span or view.grid,
         "classes": [
             {"name": name, "colour": f"#{bytes(colour).hex()}"}
             for name, colour in zip(view.space.names, view.space.colours, strict=True)

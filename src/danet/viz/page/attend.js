@@ -6,6 +6,7 @@
 const ARROWS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
 const SPOKEN_AFTER = 400; // milliseconds of rest, so that a screen reader is told of the place where a drag ends
 const SHADES = 1024;
+const HAIR = 1e-9; // by which a quotient that should be whole may be off
 
 /** A view of its JSON form: typed arrays for query, key, log-sum-exp and labels, and what all places have in common. */
 export function decode(packed) {
@@ -20,16 +21,22 @@ export function decode(packed) {
   return view;
 }
 
-/** The place of the grid, row by row, that covers the pixel (x, y). */
-export function placeOf({ grid: [rows, columns], width, height }, x, y) {
-  return Math.floor((y * rows) / height) * columns + Math.floor((x * columns) / width);
+/** The place of the grid, row by row, that covers the pixel (x, y): the picture takes up `span` rows and columns. */
+export function placeOf({ grid: [, columns], span, width, height }, x, y) {
+  const covering = (pixel, size, spanned) => Math.floor((pixel * spanned) / size + HAIR);
+  return covering(y, height, span[0]) * columns + covering(x, width, span[1]);
 }
 
-/** The pixel in the middle of a place, or its first: with under two pixels a place, a middle can be a neighbour's. */
-export function pixelOf({ grid: [rows, columns], width, height }, place) {
-  const middle = (index, size, count) =>
-    Math.max(Math.floor(((index + 0.5) * size) / count), Math.ceil((index * size) / count));
-  return [middle(place % columns, width, columns), middle(Math.floor(place / columns), height, rows)];
+/**
+ * The pixel in the middle of a place, or its first: with under two pixels a place, a middle can be a neighbour's; or
+ * the picture's last, where the middle is beyond its edge.
+ */
+export function pixelOf({ grid: [, columns], span, width, height }, place) {
+  const middle = (index, size, spanned) => {
+    const first = Math.ceil((index * size) / spanned);
+    return Math.min(Math.max(Math.floor(((index + 0.5) * size) / spanned), first), size - 1);
+  };
+  return [middle(place % columns, width, span[1]), middle(Math.floor(place / columns), height, span[0])];
 }
 
 /** What `place` gathers from, which sums to 1: its softmax over all keys, each spread over the places it stands for. */
@@ -106,10 +113,10 @@ export function firstPlace(view) {
 }
 
 /** Light for each pixel: weights relative to their maximum, bilinear, in the shades of the ramp. */
-export function draw({ grid: [rows, columns], width, height, shades }, weights, pixels) {
+export function draw({ grid: [rows, columns], span, width, height, shades }, weights, pixels) {
   const factor = (shades.length - 1) / Math.max(largest(weights), 1e-38);
-  const across = between(width, columns);
-  const down = between(height, rows);
+  const across = between(width, span[1], columns);
+  const down = between(height, span[0], rows);
   const line = new Float32Array(columns + 1);
   for (let y = 0, at = 0; y < height; y++) {
     const above = down.first[y] * columns;
@@ -169,7 +176,7 @@ function shares(labels, classes) {
   return found;
 }
 
-/** Of each place, the share of its pixels in each class. */
+/** Of each place, the share of its pixels in each class; a place so cut off that it has none takes the nearest. */
 function mixture(view) {
   const found = new Float32Array(view.places * view.classes.length);
   const pixels = new Uint32Array(view.places);
@@ -180,6 +187,9 @@ function mixture(view) {
   };
   each((place) => pixels[place]++);
   each((place, label) => (found[place * view.classes.length + label] += 1 / pixels[place]));
+  pixels.forEach((count, place) => {
+    if (!count) found[place * view.classes.length + labelAt(view, ...pixelOf(view, place))] = 1;
+  });
   return found;
 }
 
@@ -197,9 +207,12 @@ function shades(heat) {
   });
 }
 
-/** For each of `size` pixels, the first of the two of `count` places between whose middles it lies, and how far on. */
-function between(size, count) {
-  const place = (_, i) => Math.min(Math.max(((i + 0.5) * count) / size - 0.5, 0), count - 1);
+/**
+ * For each of `size` pixels, which take up `spanned` of `count` places, the first of the two places between whose
+ * middles it lies, and how far on.
+ */
+function between(size, spanned, count) {
+  const place = (_, i) => Math.min(Math.max(((i + 0.5) * spanned) / size - 0.5, 0), count - 1);
   const at = Float32Array.from({ length: size }, place);
   const first = Int32Array.from(at, Math.floor);
   return { first, along: at.map((value, i) => value - first[i]) };

@@ -8,13 +8,18 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from danet.cli import main
+from danet.config import ModelConfig
 from danet.inference.segmenter import load
+from danet.models.segmentation import build_model
+from danet.viz.attention import attention_overlay
+from danet.weights.bundle import save_bundle
 
 
 @pytest.fixture
@@ -138,6 +143,19 @@ def test_attend_draws_each_point_with_gate_and_share(run, tiny_folder, picture, 
     code, out, _ = run(*arguments, "--direction", "to", "--json")
     assert [one["at"] for one in json.loads(out)["maps"]] == [[10, 20], [63, 47]]
     assert (tmp_path / "maps" / "street-attends-to-10-20.png").exists()
+
+
+def test_attend_draws_a_padded_networks_map_where_its_places_are(run, tiny, tmp_path):
+    config = ModelConfig(head="pam", backbone="test_vit", channels=16, num_classes=3)
+    save_bundle(tmp_path / "vit", replace(tiny, model=build_model(config), model_config=config))
+    pixels = np.random.Generator(np.random.Philox(3)).integers(0, 256, (50, 70, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "street.png")
+    code, _, err = run("attend", "street.png", "--at", "10,20", "--model", "vit", "-o", ".", "--precision", "float32")
+    assert code == 0, err
+    weights = load(tmp_path / "vit", precision="float32").encode(pixels).attention((10, 20))
+    expected = attention_overlay(pixels, weights, (10, 20), span=(50 / 16, 70 / 16))
+    drawn = Image.open(tmp_path / "street-attends-from-10-20.png")
+    assert np.array_equal(np.asarray(drawn)[:50, :70], np.asarray(expected))
 
 
 @pytest.mark.parametrize("direction", ["from", "to"])

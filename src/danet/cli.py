@@ -10,6 +10,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -177,7 +178,11 @@ def attend(options: argparse.Namespace) -> int:
         path = folder / f"{Path(options.image).stem}-attends-{options.direction}-{x}-{y}.png"
         folder.mkdir(parents=True, exist_ok=True)
         picture = attention_overlay(
-            encoding.prediction.image, encoding.attention((x, y), options.direction), (x, y), [words]
+            encoding.prediction.image,
+            encoding.attention((x, y), options.direction),
+            (x, y),
+            [words],
+            encoding.span,
         )
         with written_aside(path) as aside:
             picture.save(aside, format="PNG")
@@ -258,37 +263,27 @@ def info(options: argparse.Namespace) -> int:
 
 def convert(options: argparse.Namespace) -> int:
     """Turn a published checkpoint into a bundle, or with --to a model into a checkpoint for others' code."""
-    from danet.weights.bundle import load_bundle, save_bundle
-
     asked = {name: getattr(options, name) for name in ("labels", "multi_grid", "output_stride", "align_corners")}
     if options.to:
         return _convert_back(options, asked)
 
     from danet.console import Screen
+    from danet.weights.bundle import save_bundle
     from danet.weights.convert import convert
-    from danet.weights.download import fetch, name_in
-    from danet.weights.zoo import cache_folder
+    from danet.weights.download import name_in
+    from danet.weights.zoo import borrowed
 
     fetched = "://" in options.checkpoint
     path = Path(name_in(options.checkpoint) if fetched else options.checkpoint)
     folder = Path(options.output or Path(path.name.removesuffix(".tar")).stem)
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        try:
-            load_bundle(folder)
-        except InputError:
-            raise InputError(f"{folder} exists and is no bundle; choose another folder with -o.") from None
-        if folder.resolve() in path.resolve().parents:
-            raise InputError(f"{path} lies in {folder}, which would be replaced; choose another folder with -o.")
+    _check_output(folder, empty_folder=True)
     with Screen() as screen:
-        if fetched:
-            path = cache_folder() / "downloads" / path.name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            fetch(options.checkpoint, path, progress=screen.phase("fetch"))
-        screen.say(f"Reading {path}")
-        bundle = convert(path, layout=options.layout, **asked)
-        save_bundle(folder, bundle)
-    if fetched:
-        path.unlink()
+        file = borrowed(options.checkpoint, screen.phase("fetch")) if fetched else nullcontext(path)
+        with file as path:
+            screen.say(f"Reading {path}")
+            bundle = convert(path, layout=options.layout, **asked)
+            with _written_to(folder):
+                save_bundle(folder, bundle)
     facts = {
         "model": bundle.model_config.model_dump(mode="json", exclude_defaults=True),
         "classes": list(bundle.labels.names),
@@ -307,14 +302,37 @@ def _convert_back(options: argparse.Namespace, asked: dict[str, Any]) -> int:
     if options.layout != "auto" or any(value is not None for value in asked.values()):
         raise InputError("With --to a model of danet is converted, which tells everything itself; take the rest out.")
     path = Path(options.output or f"{Path(options.checkpoint).name}-{options.to}.pth")
-    if path.exists():
-        raise InputError(f"{path} exists; choose another file with -o.")
+    _check_output(path)
     checkpoint = export(load_bundle(find_bundle(options.checkpoint)), options.to)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with written_aside(path) as aside:
-        torch.save(checkpoint, aside)
+    with _written_to(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with written_aside(path) as aside:
+            torch.save(checkpoint, aside)
     found = {"checkpoint": str(path), "layout": options.to, "tensors": len(checkpoint["state_dict"])}
     return _finish(options, found, f"Checkpoint: {path}, {found['tensors']} tensors as {options.to} has them")
+
+
+def _check_output(path: Path, empty_folder: bool = False) -> None:
+    """Refuse, before any work, to replace what is there, and to write where nothing can be written."""
+    with _written_to(path):
+        free = empty_folder and path.is_dir() and not any(path.iterdir()) and path.resolve() != Path.cwd()
+        if os.path.lexists(path) and not free:
+            raise InputError(f"{path} exists; choose another with -o, or remove it.")
+        parent = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
+        if not parent.is_dir() or not os.access(parent, os.W_OK):
+            raise InputError(
+                f"{path} cannot be written, for {parent} is no folder to write to; choose another with -o."
+            )
+
+
+@contextmanager
+def _written_to(path: Path) -> Iterator[None]:
+    """What the system says of writing `path`, in one line; torch says of a full disk RuntimeError."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path} cannot be written ({reason}); choose another with -o, or make room.") from None
 
 
 class Interrupt:

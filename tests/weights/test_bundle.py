@@ -88,6 +88,9 @@ def test_round_trip_is_bit_equal(tiny, tiny_folder):
         assert name == found_name
         assert torch.equal(expected, found), name
     assert not loaded.model.training
+    assert all(parameter.requires_grad for parameter in loaded.model.parameters())
+    (tiny_folder / WEIGHTS).write_bytes(bytes((tiny_folder / WEIGHTS).stat().st_size))
+    assert torch.equal(loaded.model.head.classifier.weight, tiny.model.head.classifier.weight), "mapped from the file"
     assert "road, car, tree" in (tiny_folder / CARD).read_text()
 
 
@@ -130,6 +133,11 @@ def edit(folder, **changes):
     (folder / CONFIG).write_text(json.dumps(config | {"seal": bundles._seal(config)}))
 
 
+def widen(folder, channels):
+    """Describe a head that no machine can hold."""
+    edit(folder, model=json.loads((folder / CONFIG).read_text())["model"] | {"channels": channels})
+
+
 def rename_a_class(folder):
     text = (folder / CONFIG).read_text()
     (folder / CONFIG).write_text(text.replace('"car"', '"cat"'))
@@ -145,8 +153,8 @@ def flip_a_byte(folder):
     ("damage", "words"),
     [
         (shutil.rmtree, ("is no folder",)),
-        (lambda folder: (folder / WEIGHTS).unlink(), (WEIGHTS, "copy it whole")),
-        (lambda folder: (folder / CONFIG).unlink(), (CONFIG, "copy it whole")),
+        (lambda folder: (folder / WEIGHTS).unlink(), (WEIGHTS, "or if danet fetched it, remove the folder /")),
+        (lambda folder: (folder / CONFIG).unlink(), (CONFIG, "copy the bundle again")),
         (flip_a_byte, (WEIGHTS, "altered or cut short")),
         (lambda folder: (folder / WEIGHTS).write_bytes(b"short"), (WEIGHTS, "altered or cut short")),
         (lambda folder: (folder / CONFIG).write_text("{"), (CONFIG, "is not JSON")),
@@ -160,6 +168,8 @@ def flip_a_byte(folder):
         (lambda folder: edit(folder, preprocess={"names": ["near infrared"]}), ("1 channels", "model of 3")),
         (lambda folder: edit(folder, model={"head": "dane"}), ("model.head is 'dane'",)),
         (lambda folder: edit(folder, model={"backbone": "resnet18", "num_classes": 3}), (WEIGHTS, "does not fit")),
+        (lambda folder: widen(folder, 10**9), (WEIGHTS, "does not fit")),
+        (lambda folder: widen(folder, 10**30), (WEIGHTS, "does not fit")),
         (lambda folder: edit(folder, preprocess={"men": [0.0]}), ("preprocess.men", "Did you mean preprocess.mean?")),
     ],
 )

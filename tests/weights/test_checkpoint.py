@@ -110,6 +110,13 @@ def cut(path, archive, share):
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
 
 
+def flip(path, share):
+    torch.save({"a": torch.zeros(9000)}, path)
+    data = bytearray(path.read_bytes())
+    data[int(share * len(data))] ^= 1
+    path.write_bytes(data)
+
+
 def tar(path):
     torch.save(WEIGHTS, path.with_name("inside.pth"))
     with tarfile.open(path, "w") as archive:
@@ -137,7 +144,9 @@ OPTIMIZER = {"state": {0: {"momentum_buffer": torch.zeros(2)}}, "param_groups": 
         (lambda path: path.write_text("\n<!DOCTYPE html><html><title>Virus scan warning</title>"), "is a web page"),
         (lambda path: path.write_text("version https://git-lfs.example/spec/v1\n" * 9), "is no checkpoint"),
         (lambda path: path.write_bytes(bytes(2000)), "is no checkpoint"),
-        (lambda path: path.write_bytes(pickle.dumps([1, 2])), "is no checkpoint"),
+        (lambda path: path.write_bytes(pickle.dumps([1, 2])), "is no checkpoint of torch.save, and nothing of it"),
+        (lambda path: path.write_bytes(pickle.dumps(Code(path.with_name("trace")))), "is no checkpoint of torch.save"),
+        (lambda path: flip(path, 0.5), "is damaged: a.pth/data/0 in it has another checksum"),
         (lambda path: cut(path, True, 0.5), "is cut short"),
         (lambda path: cut(path, False, 0.5), "is cut short"),
         (lambda path: cut(path, False, 0.02), "is cut short"),
@@ -150,6 +159,7 @@ OPTIMIZER = {"state": {0: {"momentum_buffer": torch.zeros(2)}}, "param_groups": 
         (save({"state_dict": {"a": torch.zeros(1), "b": 3}}), "b holds int among the weights"),
         (save({"a": torch.tensor([1.0, float("nan")])}), "a holds values that are not finite"),
         (save({"a": torch.tensor([1.0, float("inf")]).half()}), "a holds values that are not finite"),
+        (save({"a": torch.tensor([1.0, 1e300], dtype=torch.float64)}), "a holds values that are too large for float32"),
         (save({"a": torch.zeros(2, dtype=torch.uint8)}), "a is a strided, uint8 tensor"),
         (save({"a": torch.zeros(2, 2).to_sparse()}), "a is a sparse_coo, float32 tensor"),
     ],

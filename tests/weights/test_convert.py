@@ -2,7 +2,10 @@
 
 import argparse
 import json
-import shutil
+import subprocess
+import sys
+import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +14,18 @@ import torch
 import yaml
 
 from danet.cli import main
-from danet.config import ModelConfig, Preprocess
+from danet.config import Channels, ModelConfig, Preprocess
 from danet.data.labels import LabelSpace
 from danet.errors import InputError
-from danet.models.segmentation import create_model
+from danet.models.segmentation import build_model, create_model
 from danet.weights.bundle import CONFIG, WEIGHTS, Bundle, load_bundle
 from danet.weights.configuration import read_configuration, read_name
 from danet.weights.convert import ORIGINAL_SETTINGS, SETTINGS, architecture, convert, export, settle
 from danet.weights.layouts import LAYOUTS, rename
 from danet.weights.resnets import RESNETS
+from danet.weights.zoo import DEFAULT
 from tests.golden.networks import differences, weights
+from tests.weights.server import Server
 
 CONFIGURATION = """
 norm_cfg = dict(type='SyncBN', requires_grad=True)
@@ -121,6 +126,25 @@ def test_a_bundle_goes_to_a_checkpoint_and_back_without_any_option(layout, small
         assert torch.equal(found.model(images).logits, expected)
 
 
+@pytest.mark.parametrize("layout", ["original", "mmseg"])
+def test_labels_and_preprocessing_come_back_too(layout, small):
+    """Also for as many classes as a published data set has, which would else be taken for its own."""
+    config = ModelConfig(backbone="resnet18", num_classes=21, output_stride=32, channels=8)
+    names = tuple(f"kind {index}" for index in range(21))
+    labels = LabelSpace("own", names, ids={index + 3: index for index in range(21)}, ignore=(0, 1))
+    bundle = Bundle(build_model(config).eval(), config, labels, Preprocess(longest=None))
+    torch.save(export(bundle, layout), small.folder / "own.pth")
+    back = convert(small.folder / "own.pth")
+    assert (back.labels, back.preprocess) == (bundle.labels, bundle.preprocess)
+    assert convert(small.folder / "own.pth", labels="voc").labels.name == "voc"
+    infrared = replace(labels, channels=Channels(names=("nir", "red", "green")))
+    assert convert(small.folder / "own.pth", labels=infrared).preprocess.names == ("nir", "red", "green")
+    for note, words in (({"labels": {"names": 3}}, "names is 3"), ({"preprocess": {"longest": -1}}, "longest is -1")):
+        torch.save(export(bundle, layout) | {"danet": ORIGINAL_SETTINGS | note}, small.folder / "own.pth")
+        with pytest.raises(InputError, match=rf"own\.pth, danet's note in it: {words}"):
+            convert(small.folder / "own.pth", output_stride=32, multi_grid=())
+
+
 def test_what_the_layout_cannot_tell_is_asked_for(small):
     with pytest.raises(InputError, match=r"say --multi-grid .*, --output-stride .*, --align-corners true or false\.$"):
         convert(small("original"), labels=small.labels)
@@ -147,6 +171,7 @@ def test_an_option_goes_before_the_configuration_and_that_before_the_name(small)
 def test_labels_come_from_the_file(small):
     for meta in (
         {"CLASSES": ("road", "car ", "tree"), "PALETTE": [[1, 2, 3], [4, 5, 6], [7, 8, 9]]},
+        {"CLASSES": np.array(["road", "car", "tree"]), "PALETTE": np.arange(1, 10).reshape(3, 3)},
         {"dataset_meta": {"classes": ["road", "car", "tree"], "palette": [[1, 2, 3], [4, 5, 6], [7, 8, 9]]}},
     ):
         found = convert(small("mmseg", meta=meta), **small.settings | {"labels": None}).labels
@@ -223,6 +248,15 @@ def test_other_contradictions_are_one_line(small):
     with pytest.raises(InputError, match=r"takes 3 channels, but the labels .* have 1"):
         convert(small(), **small.settings)
     small.labels.write_text("names: [road, car, tree]\n")
+    with pytest.raises(
+        InputError, match=r"output stride is 7, as asked for; it must be 8, 16 or 32: .* --output-stride"
+    ):
+        convert(small(), **small.settings | {"output_stride": 7})
+    with pytest.raises(InputError, match=r"multi-grid is 4, 8, 16, as asked for; the last stage has 2 .* --multi-grid"):
+        convert(small(), **small.settings | {"multi_grid": (4, 8, 16)})
+    single = also(head__conv8__1__weight=torch.zeros(1, 8, 1, 1))
+    with pytest.raises(InputError, match=r"has one output, a yes or no by a sigmoid; danet chooses among classes"):
+        convert(small(change=single), **small.settings)
     with pytest.raises(InputError, match=r"its name says 01234567: it was altered or cut short"):
         convert(small(name="danet_r18-01234567.pth"), **small.settings)
 
@@ -308,12 +342,34 @@ def test_a_configuration_that_danet_cannot_build_is_one_line(old, new, words):
 
 
 @pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("dilations=(1, 1, 2, 4)", "dilations=4", "backbone.dilations is 4; "),
+        ("strides=(1, 2, 1, 1)", "strides='x'", "backbone.strides is 'x'; "),
+        ("depth=50", "multi_grid=4", "backbone.multi_grid is 4; "),
+        ("align_corners=False", "align_corners='False'", "decode_head.align_corners is 'False'; "),
+        ("to_rgb=True", "to_rgb='no'", "img_norm_cfg.to_rgb is 'no'; "),
+        ("mean=[123.675, 116.28, 103.53]", "mean=('x', 1, 2)", "img_norm_cfg.mean.0 is 'x'; "),
+        ("img_norm_cfg = dict", "img_norm_cfg = 5\nother = dict", "img_norm_cfg is 5; "),
+    ],
+)
+def test_a_configuration_with_other_kinds_of_values_is_one_line(old, new, words):
+    assert old in CONFIGURATION
+    with pytest.raises(InputError) as caught:
+        read_configuration(CONFIGURATION.replace(old, new), "x.pth")
+    assert str(caught.value).startswith(f"x.pth, its configuration: {words}")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("layout", "settings", "words"),
     [
         ("original", dict(head="fcn"), "the head fcn"),
         ("mmseg", dict(head="dranet", backbone="resnet18"), "the head dranet"),
         ("original", dict(backbone="efficientnet_b0"), "the backbone efficientnet_b0"),
-        ("original", dict(out_indices=(2,)), "a backbone without its last stage"),
+        ("original", dict(out_indices=(2,)), "a head that is not on the last stage"),
+        ("mmseg", dict(out_indices=(2, 4), auxiliary=True), "an auxiliary head that is not on the stage before"),
+        ("original", dict(num_classes=1), "a single class"),
         ("original", dict(channel_rule="paper"), "the paper's channel rule"),
         ("mmseg", dict(output_stride=8), "dilates half of the convolutions"),
     ],
@@ -322,8 +378,9 @@ def test_what_a_layout_cannot_hold_is_refused(layout, settings, words):
     with torch.device("meta"):
         model = create_model(**{"head": "danet", "backbone": "resnet18", "num_classes": 2, **settings})
     config = ModelConfig(**{"backbone": "resnet18", "num_classes": 2, **settings})
+    names = ("a", "b")[: config.num_classes]
     with pytest.raises(InputError, match=words):
-        export(Bundle(model, config, LabelSpace("two", ("a", "b")), Preprocess()), layout)
+        export(Bundle(model, config, LabelSpace("two", names), Preprocess()), layout)
 
 
 def test_a_normalisation_of_its_own_is_kept_by_mmseg_alone(small):
@@ -336,22 +393,25 @@ def test_a_normalisation_of_its_own_is_kept_by_mmseg_alone(small):
     assert convert(small.folder / "own.pth").preprocess == own
 
 
-def test_the_command_keeps_what_is_there(small, capsys, monkeypatch):
+@pytest.fixture
+def command(small, monkeypatch):
+    """Runs `danet convert CHECKPOINT` for a small checkpoint in an empty folder with a cache of its own."""
     monkeypatch.chdir(small.folder)
-    arguments = ["convert", small().as_uri(), "--labels", "labels.yaml", "--multi-grid", "none"]
-    arguments += ["--output-stride", "8", "--align-corners", "false"]
     monkeypatch.setenv("DANET_CACHE", str(small.folder / "cache"))
-    (small.folder / "small").mkdir()
-    (small.folder / "small" / "notes.txt").touch()
-    assert main(arguments) == 2
-    assert "small exists and is no bundle; choose another folder with -o." in capsys.readouterr().err
-    shutil.rmtree(small.folder / "small")
-    for _ in range(2):
-        assert main(arguments) == 0
+    known = ["--labels", "labels.yaml", "--output-stride", "8", "--align-corners", "false"]
+    return lambda checkpoint, *more, grid="none": main(["convert", checkpoint, *known, "--multi-grid", grid, *more])
+
+
+def test_the_command_keeps_what_is_there(small, command, capsys):
+    path = str(small())
+    small.folder.joinpath("small").mkdir()
+    assert command(path) == 0
     assert sorted(path.name for path in Path("small").iterdir()) == sorted(["README.md", CONFIG, WEIGHTS])
-    assert not [path for path in Path("cache").rglob("*") if path.is_file()]
+    for taken, more in (("small", ()), ("labels.yaml", ("-o", "labels.yaml"))):
+        assert command(path, *more) == 2
+        assert f"danet: {taken} exists; choose another with -o, or remove it." in capsys.readouterr().err
     assert main(["convert", "small", "--to", "original", "-o", "labels.yaml"]) == 2
-    assert "labels.yaml exists; choose another file with -o." in capsys.readouterr().err
+    assert "labels.yaml exists; choose another with -o, or remove it." in capsys.readouterr().err
     assert yaml.safe_load(small.labels.read_text()) == {"names": ["road", "car", "tree"]}
     assert main(["convert", "small", "--to", "original", "--output-stride", "8"]) == 2
     for option, words in (("--align-corners", "neither true nor false"), ("--multi-grid", "no list of numbers")):
@@ -360,3 +420,54 @@ def test_the_command_keeps_what_is_there(small, capsys, monkeypatch):
     assert main(["convert", "nothing.pth"]) == 2
     assert "nothing.pth does not exist" in capsys.readouterr().err
     assert not Path("nothing").exists()
+
+
+def test_where_nothing_can_be_written(small, command, capsys, monkeypatch):
+    path = str(small())
+    Path("here").mkdir()
+    assert command(path, "-o", "n" * 300) == 2
+    assert "n cannot be written (File name too long); choose another with -o" in capsys.readouterr().err
+    for output in ("labels.yaml/x", "labels.yaml/x/y"):
+        assert command(path, "-o", output) == 2
+        assert main(["convert", DEFAULT, "--to", "original", "-o", output]) == 2
+        first, second = capsys.readouterr().err.splitlines()
+        for line in (first, second):
+            assert line.startswith(f"danet: {output} cannot be written")
+            assert "choose another with -o" in line
+    monkeypatch.chdir("here")
+    assert command(path, "-o", ".") == 2
+    assert "danet: . exists; choose another with -o" in capsys.readouterr().err
+    monkeypatch.setenv("DANET_CACHE", str(small.labels))
+    assert command(small().as_uri()) == 2
+    assert "cannot be written (Not a directory); name another folder in DANET_CACHE." in capsys.readouterr().err
+    assert not list(Path().iterdir())
+
+
+def test_what_was_fetched_is_kept_until_it_is_converted(small, command, capsys):
+    with Server() as server:
+        server.files["small.pth"] = data = small().read_bytes()
+        server.files["other/small.pth"] = small(change=lambda state: {**state, "more": torch.zeros(1)}).read_bytes()
+        assert command(server.url("small.pth"), grid="4") == 2
+        assert "say so many numbers with --multi-grid" in capsys.readouterr().err
+        assert command(server.url("other/small.pth")) == 2
+        assert "has a tensor too many, more" in capsys.readouterr().err
+        assert command(server.url("small.pth")) == 0
+        assert server.asked == [("small.pth", 0), ("other/small.pth", 0), ("small.pth", len(data) - 1)]
+    kept = [path.name for path in Path("cache").rglob("*") if path.is_file() and path.suffix != ".lock"]
+    assert sorted(kept) == ["small.pth", "small.pth.etag"]  # of the other address
+
+
+def test_two_processes_convert_one_address(small, command):
+    with Server() as server:
+        server.files["small.pth"] = small().read_bytes()
+        server.hold_after = 1 << 20
+        arguments = ["--labels", "labels.yaml", "--multi-grid", "none", "--output-stride", "8", "--align-corners"]
+        run = [sys.executable, "-m", "danet", "convert", server.url("small.pth"), *arguments, "false", "-o", "one"]
+        other = subprocess.Popen(run, stdout=subprocess.DEVNULL)
+        assert server.held.wait(100)
+        server.hold_after = None
+        threading.Timer(0.5, server.release.set).start()
+        assert command(server.url("small.pth"), "-o", "two") == 0
+        assert other.wait(100) == 0
+        assert server.asked == [("small.pth", 0)] * 2
+    assert torch.equal(*(load_bundle(name).model.head.classifier.weight for name in ("one", "two")))

@@ -10,7 +10,7 @@ import pytest
 
 from danet.errors import InputError
 from danet.weights import download
-from danet.weights.download import digest_in_name, fetch
+from danet.weights.download import digest_in_name, fetch, forget
 from danet.weights.zoo import published
 from tests.weights.server import Server
 
@@ -36,10 +36,12 @@ def test_a_file_comes_whole_and_alone(server, tmp_path):
     told = []
     path = fetch(server.url(NAME), tmp_path / "new" / "net.pth", progress=lambda *now: told.append(now))
     assert path.read_bytes() == DATA
-    assert contents(path.parent) == ["net.pth"]
+    assert contents(path.parent) == ["net.pth", "net.pth.etag"]
     assert told == sorted(told)
     assert told[-1] == (len(DATA), len(DATA))
     assert fetch(path.as_uri(), tmp_path / "copy", DIGEST).read_bytes() == DATA
+    forget(path)
+    assert contents(path.parent) == []
 
 
 def test_a_cut_download_goes_on_where_it_stopped(server, tmp_path):
@@ -48,7 +50,7 @@ def test_a_cut_download_goes_on_where_it_stopped(server, tmp_path):
     told = []
     fetch(server.url(NAME), tmp_path / "net.pth", progress=lambda *now: told.append(now))
     assert (tmp_path / "net.pth").read_bytes() == DATA
-    assert server.asked == [(NAME, 0), (NAME, 1_000_000), (NAME, 1_500_000)]
+    assert server.asked == [(NAME, 0), (NAME, 999_999), (NAME, 1_499_998)]
     assert told == sorted(told)
     assert {total for _, total in told} == {len(DATA)}
 
@@ -66,7 +68,7 @@ def test_what_is_left_of_another_file_is_not_glued_to_it(server, changed, tmp_pa
     with pytest.raises(InputError, match=r"was cut off .*; what came is kept") as caught:
         fetch(server.url("net.pth"), tmp_path / "net.pth")
     assert "\n" not in str(caught.value)
-    assert contents(tmp_path) == ["net.pth.part", "net.pth.part.etag"]
+    assert contents(tmp_path) == ["net.pth.etag", "net.pth.part"]
     server.files["net.pth"] = changed
     assert fetch(server.url("net.pth"), tmp_path / "net.pth").read_bytes() == changed
 
@@ -75,9 +77,13 @@ def test_a_part_that_is_already_whole(server, tmp_path):
     server.cuts = [len(DATA) - 1, 0, 0, 0]
     with pytest.raises(InputError):
         fetch(server.url(NAME), tmp_path / "net.pth")
-    with (tmp_path / "net.pth.part").open("ab") as part:
-        part.write(DATA[-1:])
-    assert fetch(server.url(NAME), tmp_path / "net.pth").read_bytes() == DATA
+    (tmp_path / "net.pth.part").write_bytes(DATA)
+    server.asked.clear()
+    for _ in range(2):
+        assert fetch(server.url(NAME), tmp_path / "net.pth").read_bytes() == DATA
+    assert server.asked == [(NAME, len(DATA) - 1)] * 2
+    server.files[NAME] = other = DATA[::-1]
+    assert fetch(server.url(NAME), tmp_path / "net.pth", hashlib.sha256(other).hexdigest()).read_bytes() == other
 
 
 def test_killed_in_the_middle_it_goes_on(server, tmp_path):
@@ -89,10 +95,10 @@ def test_killed_in_the_middle_it_goes_on(server, tmp_path):
         assert process.poll() is None
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    assert contents(tmp_path) == ["net.pth.part", "net.pth.part.etag"]
+    assert contents(tmp_path) == ["net.pth.etag", "net.pth.part"]
     there, server.hold_after = part.stat().st_size, None
     assert fetch(server.url(NAME), tmp_path / "net.pth").read_bytes() == DATA
-    assert server.asked == [(NAME, 0), (NAME, there)]
+    assert server.asked == [(NAME, 0), (NAME, there - 1)]
 
 
 def test_a_full_disk_is_one_line_and_what_came_is_kept(server, tmp_path):
@@ -102,7 +108,7 @@ def test_a_full_disk_is_one_line_and_what_came_is_kept(server, tmp_path):
     assert process.stderr.splitlines()[-1].startswith("danet.errors.InputError: ")
     assert "net.pth cannot be written (File too large); make room" in process.stderr
     assert fetch(server.url(NAME), tmp_path / "net.pth").read_bytes() == DATA
-    assert server.asked == [(NAME, 0), (NAME, 1 << 20)]
+    assert server.asked == [(NAME, 0), (NAME, (1 << 20) - 1)]
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,18 @@ def test_two_processes_fetch_it_once(server, tmp_path):
     assert "Fetching toy-r18-mmseg, once: 1 of " in err
 
 
+def test_what_was_fetched_is_kept_when_it_cannot_be_saved(server, checkpoint, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(zoo, "save_bundle", full)
+        with pytest.raises(InputError, match=r"toy-r18-mmseg cannot be written \(No space left .* DANET_CACHE\.$"):
+            find_bundle("toy-mmseg")
+    find_bundle("toy-mmseg")
+    assert server.asked == [("toy.pth", 0), ("toy.pth", len(checkpoint[1]) - 1)]
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
@@ -144,7 +156,8 @@ def test_what_cannot_be_had_leaves_no_model(damage, words, server, tmp_path):
         find_bundle("toy-mmseg")
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert [path.name for path in (tmp_path / "cache/zoo").iterdir()] == ["toy-r18-mmseg.lock"]
+    assert not (tmp_path / "cache/zoo/toy-r18-mmseg").exists()
+    assert not list((tmp_path / "cache/zoo").glob("*.part"))
 
 
 def test_what_zoo_yaml_states_comes_before_what_the_file_says(server, tmp_path):
@@ -187,7 +200,7 @@ def test_info_lists_published_models(capsys):
     listed = json.loads(capsys.readouterr().out)["published"]
     assert {*listed} == {*published()}
     for name, facts in listed.items():
-        assert f"{name}: mIoU {100 * facts['miou']:.2f} % ({facts['protocol']}); licence {facts['licence']}" in shown
+        assert f"{name}: {100 * facts['miou']:.2f} %, {facts['protocol']}; licence {facts['licence']}" in shown
     assert listed["danet-r101-cityscapes-original"]["pixel_accuracy"] == 0.9597
 
 

@@ -13,9 +13,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from danet.config import ModelConfig, Preprocess, Section, validate
 from danet.data.labels import LabelSpace
@@ -94,50 +96,70 @@ def load_bundle(folder: str | Path) -> Bundle:
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise InputError(
-                f"{folder} has no {name}; a bundle is a folder with {WEIGHTS} and {CONFIG}: copy it whole."
+                f"{folder} has no {name}; a bundle is a folder with {WEIGHTS} and {CONFIG}: {_again(folder)}."
             )
     config = _read_config(folder / CONFIG)
     if (digest := _sha256(folder / WEIGHTS)) != config.sha256:
         raise InputError(
             f"{folder / WEIGHTS} has SHA-256 {digest[:12]}…, but {CONFIG} says {config.sha256[:12]}…: "
-            "it was altered or cut short; copy the bundle again."
+            f"it was altered or cut short; {_again(folder)}."
         )
     labels = LabelSpace.from_dict(config.labels, str(folder / CONFIG))
     if labels.num_classes != config.model.num_classes:
         raise InputError(
             f"{folder / CONFIG} names {labels.num_classes} classes for a model of {config.model.num_classes}; "
-            "copy the bundle again."
+            f"{_again(folder)}."
         )
     if (count := len(config.preprocess.names)) != config.model.in_channels:
         raise InputError(
             f"{folder / CONFIG} normalises {count} channels for a model of {config.model.in_channels}; "
-            "copy the bundle again."
+            f"{_again(folder)}."
         )
-    model = build_model(config.model.model_copy(update={"pretrained": False}))
     try:
-        state = load_file(folder / WEIGHTS)
-        model.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in state.items()})
-    except (RuntimeError, SafetensorError) as error:
+        model = _build(config.model, load_file(folder / WEIGHTS))
+    except (RuntimeError, TypeError, OverflowError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{folder / WEIGHTS} does not fit the model that {CONFIG} describes: {reason}.") from None
     return Bundle(model.eval(), config.model, labels, config.preprocess, config.scores, config.provenance)
+
+
+def _build(config: ModelConfig, state: dict[str, Tensor]) -> SegmentationModel:
+    """The model with the tensors of `state`, in float32 and memory of its own.
+
+    It is built without memory first: a size that is not that of the weights is noticed before it takes any.
+    """
+    config = config.model_copy(update={"pretrained": False})
+    state = {name: t.to(torch.float32 if t.is_floating_point() else t.dtype, copy=True) for name, t in state.items()}
+    with torch.device("meta"):
+        model = build_model(config)
+    model.load_state_dict(state, assign=True)
+    if any(buffer.is_meta for buffer in model.buffers()):  # what some backbones compute and no file holds
+        model = build_model(config)
+        model.load_state_dict(state, assign=True)
+    return model
 
 
 def _read_config(path: Path) -> BundleConfig:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} is not JSON ({error}); copy the bundle again.") from None
+        raise InputError(f"{path} is not JSON ({error}); {_again(path.parent)}.") from None
     if not isinstance(values, dict):
-        raise InputError(f"{path} holds {type(values).__name__}, not a bundle's configuration; copy the bundle again.")
+        kind = type(values).__name__
+        raise InputError(f"{path} holds {kind}, not a bundle's configuration; {_again(path.parent)}.")
     if "format" not in values:
         raise InputError(f"{path} names no format: it is no bundle of danet's; `danet convert` reads checkpoints.")
     if values["format"] != FORMAT:
         raise InputError(f"{path} has format {values['format']!r}; this version reads {FORMAT}: use a newer danet.")
     config = validate(BundleConfig, values, str(path))
     if _seal({name: value for name, value in values.items() if name != "seal"}) != config.seal:
-        raise InputError(f"{path} was altered since it was written; copy the bundle again.")
+        raise InputError(f"{path} was altered since it was written; {_again(path.parent)}.")
     return config
+
+
+def _again(folder: Path) -> str:
+    """How to mend a damaged bundle; one in a cache is fetched again where it is missing."""
+    return f"copy the bundle again, or if danet fetched it, remove the folder {folder}"
 
 
 def _replace(folder: Path, aside: Path) -> None:

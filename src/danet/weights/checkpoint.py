@@ -20,7 +20,7 @@ from torch import Tensor
 
 from danet.errors import InputError
 
-_NUMPY_KINDS = ("?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
+_NUMPY_KINDS = ("?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "U")
 _CORES = ("numpy.core.multiarray", "numpy._core.multiarray")
 ALLOWED: list[Any] = [
     argparse.Namespace,
@@ -35,6 +35,8 @@ ALLOWED: list[Any] = [
 _WEIGHTS = ("state_dict", "model")
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _WHOLE = "give the whole file, as it was published"
+_MAGIC = torch.serialization.MAGIC_NUMBER.to_bytes(10, "little")
+"""What torch.save's old format begins with, pickled; the new one is a zip archive."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,8 @@ class Checkpoint:
 def read_checkpoint(path: str | Path) -> Checkpoint:
     """Read a file of `torch.save`, old format or new.
 
-    Raises InputError for what is no such file, is cut short, holds no weights or ones that are not finite, and for a
-    file that needs classes beyond `ALLOWED`, of which nothing is run.
+    Raises InputError for what is no such file, is cut short or damaged, holds no weights or ones that are not finite in
+    float32, and for a file that needs classes beyond `ALLOWED`, of which nothing is run.
     """
     path = Path(path)
     content = _load(path)
@@ -79,6 +81,8 @@ def _load(path: Path) -> Any:
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(ALLOWED):
             warnings.simplefilter("ignore")
+            if archive:
+                _check_sums(path)
             return torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
     except pickle.UnpicklingError as error:
         if needed := re.search(r"GLOBAL ([\w.]+)|got <class '([\w.]+)'>", str(error)):
@@ -90,6 +94,8 @@ def _load(path: Path) -> Any:
         raise InputError(f"{path} is no checkpoint of PyTorch, or is cut short; {_WHOLE}.") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}.") from None
+    except InputError:
+        raise
     except Exception:  # a pickle's bytes are a program: damage ends in any error whatsoever
         raise InputError(f"{path} is no checkpoint of PyTorch, or is cut short; {_WHOLE}.") from None
 
@@ -118,6 +124,15 @@ def _check_kind(path: Path) -> None:
         )
     if head[:4] == b"PK\x03\x04" and not zipfile.is_zipfile(path):
         raise InputError(f"{path} is cut short: the end of its archive is missing; {_WHOLE}.")
+    if _MAGIC not in head and not zipfile.is_zipfile(path):
+        raise InputError(f"{path} is no checkpoint of torch.save, and nothing of it was run; {_WHOLE}.")
+
+
+def _check_sums(path: Path) -> None:
+    """Refuse an archive whose contents do not have the checksums that it states; torch.load does not look at them."""
+    with zipfile.ZipFile(path) as archive:
+        if damaged := archive.testzip():
+            raise InputError(f"{path} is damaged: {damaged} in it has another checksum than it states; {_WHOLE}.")
 
 
 def _plain(path: Path, name: str, value: Any) -> Tensor:
@@ -130,9 +145,11 @@ def _plain(path: Path, name: str, value: Any) -> Tensor:
     value = value.detach()
     if not value.is_floating_point():
         return value
-    if not value.isfinite().all():
-        raise InputError(f"{path}: {name} holds values that are not finite (NaN or infinity); take another checkpoint.")
-    return value.float()
+    single = value.float()
+    if not single.isfinite().all():
+        fault = "too large for float32" if value.isfinite().all() else "not finite (NaN or infinity)"
+        raise InputError(f"{path}: {name} holds values that are {fault}; take another checkpoint.")
+    return single
 
 
 def _alone(tensor: Tensor, taken: set[int]) -> Tensor:

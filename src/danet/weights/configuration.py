@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from danet.config import ModelConfig, Preprocess
+from pydantic import ConfigDict, StrictBool
+
+from danet.config import ModelConfig, Positive, Preprocess, Section, validate
 from danet.errors import InputError
 from danet.weights.resnets import PLAIN, ResNet
 
@@ -14,36 +16,70 @@ STRIDES = {8: ((1, 2, 1, 1), (1, 1, 2, 4)), 16: ((1, 2, 2, 1), (1, 1, 1, 2)), 32
 """Strides and dilations of the four stages for each output stride, as timm has them too."""
 
 
+class Part(Section):
+    """A part of a configuration, of which danet reads only what tells the network."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class Backbone(Part):
+    strides: tuple[int, ...] | None = None
+    dilations: tuple[int, ...] | None = None
+    multi_grid: tuple[int, ...] | None = None
+    contract_dilation: StrictBool = False
+    style: str = "pytorch"
+
+
+class Head(Part):
+    align_corners: StrictBool = False
+
+
+class Norm(Part):
+    mean: tuple[float, ...] | None = None
+    std: tuple[Positive, ...] | None = None
+    to_rgb: StrictBool | None = None
+    bgr_to_rgb: StrictBool = False
+
+
+class Configuration(Part):
+    """Of values in 0 … 255, as mmsegmentation has them; None and what is not there mean the same."""
+
+    backbone: Backbone
+    decode_head: Head
+    img_norm_cfg: Norm | None
+
+
 def read_configuration(text: str, where: str | Path) -> dict[str, Any]:
     """multi_grid, output_stride, align_corners and, where it is told, mean and std (of values in 0 … 1).
 
-    Empty for text that describes no network. Raises InputError, beginning with `where`, for what danet cannot build.
+    Empty for text that describes no network. Raises InputError, beginning with `where`, for values of another kind than
+    mmsegmentation's, and for what danet cannot build.
     """
     values = _assignments(text)
     model = values.get("model")
-    backbone, head = (model.get("backbone"), model.get("decode_head")) if isinstance(model, Mapping) else (None, None)
-    if not isinstance(model, Mapping) or not isinstance(backbone, Mapping) or not isinstance(head, Mapping):
+    parts = ("backbone", "decode_head")
+    if not isinstance(model, Mapping) or not all(isinstance(model.get(part), Mapping) for part in parts):
         return {}
-    strides, dilations = (
-        tuple(backbone.get(name) or usual) for name, usual in zip(("strides", "dilations"), STRIDES[32], strict=True)
-    )
+    norms = (values.get("img_norm_cfg"), model.get("data_preprocessor"), values.get("data_preprocessor"))
+    found = {part: model[part] for part in parts} | {"img_norm_cfg": next(filter(None, norms), None)}
+    configuration = validate(Configuration, found, f"{where}, its configuration")
+    backbone, norm = configuration.backbone, configuration.img_norm_cfg
+    strides, dilations = backbone.strides or STRIDES[32][0], backbone.dilations or STRIDES[32][1]
     stride = next((stride for stride, known in STRIDES.items() if known == (strides, dilations)), None)
-    norm = values.get("img_norm_cfg") or model.get("data_preprocessor") or values.get("data_preprocessor") or {}
-    mean, std = norm.get("mean"), norm.get("std")
     reasons = {
         f"strides {strides} with dilations {dilations}": stride is None,
-        "contract_dilation=False": stride != 32 and not backbone.get("contract_dilation", False),
-        f"style={backbone.get('style')!r}": backbone.get("style", "pytorch") != "pytorch",
-        "images in BGR order": bool(norm) and not norm.get("to_rgb", norm.get("bgr_to_rgb", False)),
-        "images without a mean and a std": bool(norm) and not (mean and std),
+        "contract_dilation=False": stride != 32 and not backbone.contract_dilation,
+        f"style={backbone.style!r}": backbone.style != "pytorch",
+        "images in BGR order": norm and not (norm.bgr_to_rgb if norm.to_rgb is None else norm.to_rgb),
+        "images without a mean and a std": norm and not (norm.mean and norm.std),
     }
     if reason := next((reason for reason, holds in reasons.items() if holds), None):
         raise InputError(f"{where}: its network was trained with {reason}, which danet does not have.")
     return {
-        "multi_grid": tuple(backbone.get("multi_grid") or ()),
+        "multi_grid": backbone.multi_grid or (),
         "output_stride": stride,
-        "align_corners": bool(head.get("align_corners", False)),
-        **({"mean": _scaled(mean, 1 / 255), "std": _scaled(std, 1 / 255)} if mean and std else {}),
+        "align_corners": configuration.decode_head.align_corners,
+        **({"mean": _scaled(norm.mean, 1 / 255), "std": _scaled(norm.std, 1 / 255)} if norm else {}),
     }
 
 

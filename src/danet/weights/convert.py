@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,7 +20,7 @@ from danet.errors import InputError
 from danet.models.segmentation import SegmentationModel, build_model
 from danet.weights.bundle import Bundle
 from danet.weights.checkpoint import Checkpoint, read_checkpoint
-from danet.weights.configuration import read_configuration, read_name, write_configuration
+from danet.weights.configuration import STRIDES, read_configuration, read_name, write_configuration
 from danet.weights.download import digest_in_name
 from danet.weights.layouts import LAYOUTS, rename
 from danet.weights.resnets import RESNETS, ResNet, find_resnet, has_deep_stem
@@ -37,6 +38,9 @@ LONGEST = {"cityscapes": 2048}
 """Data sets whose published networks saw larger images than our size rule lets through."""
 _NOTE, _CONFIGURATION = "danet", "by the configuration in the file"
 _META = ("classes", "palette")
+_LAST = 4
+"""The index of a ResNet's last stage; the stem's is 0."""
+_LISTS = (list, tuple, np.ndarray)
 _LEFT_OUT = "pretrained.fc."
 
 
@@ -63,14 +67,17 @@ def convert(
     weights = {name: value for name, value in checkpoint.weights.items() if not name.startswith(_LEFT_OUT)}
     renamed = rename(weights, layout)
     facts = architecture(renamed, path)
-    told = _told(checkpoint, layout, RESNETS[facts["backbone"]], path)
+    resnet = RESNETS[facts["backbone"]]
+    told = _told(checkpoint, layout, resnet, path)
     given = {"multi_grid": multi_grid, "output_stride": output_stride, "align_corners": align_corners}
     settings = settle({"as asked for": given, **told}, path)
     config = validate(ModelConfig, facts | {name: value for name, (value, _) in settings.items()}, str(path))
+    _check_settings(config, {name: origin for name, (_, origin) in settings.items()}, resnet, path)
     if layout == "mmseg":
         _refuse_dilated_basic(config, f"{path} is from mmsegmentation, which")
     space = find_labels(labels, checkpoint, config.num_classes, path)
-    preprocess = _preprocess(space, config.in_channels, told.get(_CONFIGURATION, {}), path)
+    noted = {} if labels is not None and space.channels else _noted(checkpoint, "preprocess")
+    preprocess = _preprocess(space, config.in_channels, noted, told.get(_CONFIGURATION, {}), path)
     with torch.device("meta"):  # nothing is filled with random numbers, only to be replaced
         model = build_model(config)
     load_strictly(model, weights, renamed, layout, path)
@@ -87,7 +94,7 @@ def convert(
 
 
 def export(bundle: Bundle, layout: str) -> dict[str, Any]:
-    """A bundle as a checkpoint of `layout`, from which `convert` gives the same model without any option.
+    """A bundle as a checkpoint of `layout`, from which `convert` gives the same model, labels and preprocessing again.
 
     Raises InputError for an unknown layout, and for a model that the layout cannot hold.
     """
@@ -95,10 +102,13 @@ def export(bundle: Bundle, layout: str) -> dict[str, Any]:
     state = model.state_dict()
     heads = ("danet", "dranet") if layout == "original" else ("danet",)
     usual = Preprocess()
+    stages = [model.anatomy.indices[pick] for pick in model.anatomy.picks]
     reasons = {
         f"the head {config.head}": config.head not in heads,
         f"the backbone {config.backbone}": config.backbone not in RESNETS,
-        "a backbone without its last stage": not any(name.startswith("backbone.layer4.") for name in state),
+        "a head that is not on the last stage": config.backbone in RESNETS and stages[-1] != _LAST,
+        "an auxiliary head that is not on the stage before the last": config.auxiliary and stages[-2] != _LAST - 1,
+        "a single class": config.num_classes == 1,
         "the paper's channel rule": config.channel_rule != "official",
         f"values of the range {preprocess.range}": preprocess.range != usual.range,
         f"channels other than {', '.join(usual.names)}": preprocess.names != usual.names,
@@ -110,15 +120,16 @@ def export(bundle: Bundle, layout: str) -> dict[str, Any]:
         raise InputError(f"The layout {layout} cannot hold {reason}; keep the bundle, or take another layout.")
     stride = config.output_stride or model.anatomy.reductions[-1]
     config = config.model_copy(update={"output_stride": stride})
+    note: dict[str, Any] = {"labels": bundle.labels.to_dict(), "preprocess": preprocess.model_dump(mode="json")}
     if layout == "original":
-        return {"state_dict": weights, _NOTE: {name: getattr(config, name) for name in SETTINGS}}
+        return {"state_dict": weights, _NOTE: {name: getattr(config, name) for name in SETTINGS} | note}
     _refuse_dilated_basic(config, "The layout mmseg")
     meta = {
         "config": write_configuration(config, RESNETS[config.backbone], stride, preprocess),
         "CLASSES": bundle.labels.names,
         "PALETTE": [list(colour) for colour in bundle.labels.colours],
     }
-    return {"state_dict": weights, "meta": meta}
+    return {"state_dict": weights, "meta": meta, _NOTE: note}
 
 
 def find_layout(weights: Mapping[str, Tensor], layout: str, path: Path) -> str:
@@ -148,10 +159,15 @@ def architecture(weights: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
         return tuple(weights[name].shape)
 
     width, features = shape("head.position_in.conv.weight")[:2]
+    classes = shape("head.classifier.weight")[0]
+    if classes == 1:
+        raise InputError(
+            f"{path} has one output, a yes or no by a sigmoid; danet chooses among classes: train it with two."
+        )
     return {
         "head": "dranet" if "head.fusion.conv.weight" in weights else "danet",
         "backbone": find_resnet(weights, path),
-        "num_classes": shape("head.classifier.weight")[0],
+        "num_classes": classes,
         "in_channels": shape("backbone.conv1.0.weight" if has_deep_stem(weights) else "backbone.conv1.weight")[1],
         "channels": None if width == features // 4 else width,
         "auxiliary": "auxiliary.classifier.weight" in weights,
@@ -180,10 +196,12 @@ def find_labels(
     """The label space that was given, or that the file names, or that the number of classes stands for."""
     meta = _mapping(checkpoint.beside.get("meta"))
     meta = _mapping(meta.get("dataset_meta")) or {"classes": meta.get("CLASSES"), "palette": meta.get("PALETTE")}
-    classes, palette = (list(value) if isinstance(value, (list, tuple)) else [] for value in map(meta.get, _META))
+    classes, palette = (_list(meta.get(name)) for name in _META)
     published = LabelSpace.load(PUBLISHED[num_classes]) if num_classes in PUBLISHED else None
     if labels is not None:
         space = labels if isinstance(labels, LabelSpace) else LabelSpace.load(labels)
+    elif noted := _noted(checkpoint, "labels"):
+        space = LabelSpace.from_dict(noted, f"{path}, danet's note in it")
     elif classes:
         names = [str(name).strip() for name in classes]
         if published and published.names == tuple(names):
@@ -243,14 +261,38 @@ def _told(checkpoint: Checkpoint, layout: str, resnet: ResNet, path: Path) -> di
     return told | {"by the file's name": read_name(path.name)}
 
 
-def _preprocess(labels: LabelSpace, in_channels: int, norm: Mapping[str, Any], path: Path) -> Preprocess:
-    """How images are normalised: by the file, else by the labels' channels, else as ImageNet's."""
-    channels = labels.channels or Channels()
+def _noted(checkpoint: Checkpoint, part: str) -> dict[str, Any]:
+    """A part of danet's note in the file; empty where there is none."""
+    return dict(_mapping(_mapping(checkpoint.beside.get(_NOTE)).get(part)))
+
+
+def _check_settings(config: ModelConfig, origins: Mapping[str, str], resnet: ResNet, path: Path) -> None:
+    """Refuse what no ResNet of `resnet`'s blocks can be built with, in the words of the options."""
+    if config.output_stride not in STRIDES:
+        raise InputError(
+            f"{path}: the output stride is {config.output_stride}, {origins['output_stride']}; it must be 8, 16 or 32: "
+            "say it with --output-stride."
+        )
+    if config.multi_grid and len(config.multi_grid) != (count := resnet.blocks[-1]):
+        raise InputError(
+            f"{path}: the multi-grid is {_spelled(config.multi_grid)}, {origins['multi_grid']}; the last stage has "
+            f"{count} blocks: say so many numbers with --multi-grid, or none."
+        )
+
+
+def _preprocess(
+    labels: LabelSpace, in_channels: int, noted: dict[str, Any], norm: Mapping[str, Any], path: Path
+) -> Preprocess:
+    """How images are normalised: by danet's note, by the file, by the labels' channels, else as ImageNet's."""
+    told = validate(Preprocess, noted, f"{path}, danet's note in it") if noted else None
+    channels = told or labels.channels or Channels()
     if len(channels.names) != in_channels:
         raise InputError(
             f"{path} takes {in_channels} channels, but the labels {labels.name} have {len(channels.names)}; "
             "describe them under `channels` in a file for --labels."
         )
+    if told:
+        return told
     values = channels.model_dump() | {name: norm[name] for name in ("mean", "std") if name in norm}
     if labels.name in LONGEST:
         values["longest"] = LONGEST[labels.name]
@@ -263,6 +305,11 @@ def _refuse_dilated_basic(config: ModelConfig, which: str) -> None:
             f"{which} dilates half of the convolutions in the blocks of {config.backbone}, where timm dilates all; "
             "only output stride 32 means the same network."
         )
+
+
+def _list(value: Any) -> list[Any]:
+    """A list, a tuple or an array as a list; empty for anything else."""
+    return list(value.tolist() if isinstance(value, np.ndarray) else value) if isinstance(value, _LISTS) else []
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

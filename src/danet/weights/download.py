@@ -6,6 +6,7 @@ torch.hub checks a hash but does not resume, pooch neither; huggingface_hub does
 import errno
 import hashlib
 import http.client
+import os
 import re
 import ssl
 import time
@@ -30,7 +31,8 @@ _BROWSER = "download it in a browser, then: danet convert FILE"
 
 
 def fetch(url: str, path: str | Path, digest: str = "", progress: Progress | None = None) -> Path:
-    """Download `url` (https, http or file) to `path`; what an earlier call left in PATH.part is not fetched again.
+    """Download `url` (https, http or file) to `path`; what an earlier call left there or in PATH.part is not fetched
+    again while the server has the same, which PATH.etag tells. `forget` removes all of it.
 
     digest: the file's SHA-256 or its first digits; by default those at the end of the URL's name (NAME-c0dbfa5f.pth).
     Raises InputError for what cannot be had, and for a file that is not the one expected.
@@ -39,15 +41,22 @@ def fetch(url: str, path: str | Path, digest: str = "", progress: Progress | Non
     part = path.with_name(f"{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_file() and _tag_file(part).is_file():
+            path.replace(part)
         _fetch_part(url, part, progress)
         _check(url, part, digest or digest_in_name(url))
         part.replace(path)
-        _tag_file(part).unlink(missing_ok=True)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         mend = "make room, and the same command goes on where it stopped" if full else "choose another folder"
         raise InputError(f"{path} cannot be written ({error.strerror or error}); {mend}.") from None
     return path
+
+
+def forget(path: Path) -> None:
+    """Remove what `fetch` left for `path`."""
+    for file in (path, part := path.with_name(f"{path.name}.part"), _tag_file(part)):
+        file.unlink(missing_ok=True)
 
 
 def digest_in_name(url: str) -> str:
@@ -79,13 +88,15 @@ def _attempt(url: str, part: Path, progress: Progress | None) -> None:
     """One request for what `part` lacks; raises one of _CUT if the rest does not come whole."""
     tag_file = _tag_file(part)
     tag = tag_file.read_text(encoding="utf-8") if part.is_file() and tag_file.is_file() else ""
-    start = part.stat().st_size if tag else 0
+    start = max(part.stat().st_size - 1, 0) if tag else 0  # of a part that is whole the server sends the last byte
     with _open(url, {"Range": f"bytes={start}-", "If-Range": tag} if start else {}) as response:
         headers = response.headers
         if headers.get_content_type() == "text/html":
             raise InputError(f"{url} gives a web page, not a file (a warning, a login or a quota); {_BROWSER}")
         resumed = start > 0 and (headers["Content-Range"] or "").startswith(f"bytes {start}-")
-        if not resumed:
+        if resumed:
+            os.truncate(part, start)
+        else:
             start = 0
             part.unlink(missing_ok=True)
             tag_file.write_text(_validator(headers), encoding="utf-8")
@@ -131,7 +142,7 @@ def _validator(headers: http.client.HTTPMessage) -> str:
 
 
 def _tag_file(part: Path) -> Path:
-    return part.with_name(f"{part.name}.etag")
+    return part.with_suffix(".etag")
 
 
 def _check(url: str, part: Path, digest: str) -> None:

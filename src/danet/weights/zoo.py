@@ -1,9 +1,12 @@
 """Models by name: a run's folder, a bundle's, one that comes with the package, a published one, or one on the Hub."""
 
+import hashlib
 import os
 import re
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib import resources
 from importlib.metadata import version
@@ -16,7 +19,7 @@ from filelock import FileLock
 from danet.config import Section, nearest, read_yaml, validate
 from danet.errors import InputError
 from danet.weights.bundle import CARD, CONFIG, WEIGHTS, Bundle, save_bundle
-from danet.weights.download import Progress, fetch, name_in
+from danet.weights.download import Progress, fetch, forget, name_in
 
 DEFAULT = "street-tiny"
 """A toy trained on drawn streets alone, which shows what attention does where nobody has named a model."""
@@ -110,6 +113,29 @@ def cache_folder() -> Path:
     return Path(os.environ.get("DANET_CACHE") or platformdirs.user_cache_path("danet"))
 
 
+@contextmanager
+def borrowed(url: str, progress: Progress | None = None) -> Iterator[Path]:
+    """The file of `url` for as long as it is used, by one process at a time.
+
+    Where its use fails, the file stays, and is not fetched again. Raises InputError as `fetch` does.
+    """
+    folder = cache_folder() / "downloads" / hashlib.sha256(url.encode()).hexdigest()[:16]
+    lock = FileLock(folder.with_suffix(".lock"))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be written ({error.strerror or error}); name another folder in DANET_CACHE."
+        ) from None
+    try:
+        path = fetch(url, folder / name_in(url), progress=progress)
+        yield path
+        forget(path)
+    finally:
+        lock.release()
+
+
 def _embedded_folder(name: str) -> Path:
     return Path(str(resources.files("danet.weights") / name))
 
@@ -125,10 +151,8 @@ def _from_zoo(name: str, entry: Published, progress: Progress) -> Path:
             if not folder.is_dir():
                 checkpoint = folder.with_name(entry.file or name_in(entry.url))
                 fetch(entry.url, checkpoint, entry.sha256, progress)
-                try:
-                    save_bundle(folder, _converted(checkpoint, name, entry))
-                finally:
-                    checkpoint.unlink(missing_ok=True)
+                save_bundle(folder, _converted(checkpoint, name, entry))
+                forget(checkpoint)
     except OSError as error:
         raise InputError(
             f"{folder} cannot be written ({error.strerror or error}); make room, or name another folder in DANET_CACHE."

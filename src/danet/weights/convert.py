@@ -8,7 +8,7 @@ weights, or from the layout, and are asked for where nothing tells.
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor

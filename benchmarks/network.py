@@ -26,7 +26,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from danet.data.dataset import Dataset
-from danet.data.sources import camvid
+from danet.data.published import camvid
 from danet.data.transforms import normalise
 from danet.inference import network
 from danet.inference.device import Precision, autocast

@@ -29,6 +29,14 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nothing that a test keeps goes into the user's cache folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DANET_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def camvid_root() -> Path:
     """The folder that DANET_CAMVID names."""

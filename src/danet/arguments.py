@@ -84,6 +84,25 @@ def _evaluate(one: Parser) -> None:
     _add_fields(one, DataConfig, "data.")
 
 
+def _data_init(one: Parser) -> None:
+    one.add_argument("folder", metavar="DIR", help="the folder of your images, and of masks or annotations")
+    one.add_argument("--images", metavar="FOLDER", help="where in DIR the images are (default: found by their names)")
+    one.add_argument("--masks", metavar="FOLDER", help="where in DIR the masks are (default: found by their names)")
+    one.add_argument(
+        "--groups",
+        default="auto",
+        metavar="RULE",
+        help="what training and validation never share, such as a patient, a flight or a video: folder, prefix (names "
+        "that differ in the number at their end alone), a regular expression, none, or auto (the default)",
+    )
+    one.add_argument("--val", type=float, default=0.2, metavar="SHARE", help="the share held out (default: 0.2)")
+    one.add_argument("--force", action="store_true", help="write labels.yaml, and masks drawn before, anew")
+
+
+def _data_check(one: Parser) -> None:
+    _add_folder(one)
+
+
 def _predict(one: Parser) -> None:
     one.add_argument("input", nargs="+", metavar="INPUT", help="an image, or a folder of images")
     one.add_argument("--model", metavar="RUN-OR-MODEL", help=MODEL_HELP)
@@ -122,6 +141,28 @@ def _convert(one: Parser) -> None:
 
 def _info(one: Parser) -> None:
     one.add_argument("model", nargs="*", metavar="MODEL-OR-RUN")
+
+
+def _data_show(one: Parser) -> None:
+    _add_folder(one)
+    one.add_argument("-o", "--output", default="data.html", metavar="FILE", help="the page (default: data.html)")
+    one.add_argument("--count", type=int, default=12, metavar="N", help="so many images (default: 12)")
+
+
+def _data_tile(one: Parser) -> None:
+    one.add_argument("input", metavar="IN", help="images/, masks/ and labels.yaml; or an image, or a folder of images")
+    one.add_argument("-o", "--output", required=True, metavar="OUT", help="a new folder")
+    one.add_argument("--size", type=int, default=512, metavar="PIXELS", help="a tile's side (default: 512)")
+    one.add_argument("--overlap", type=int, default=64, metavar="PIXELS", help="the least (default: 64)")
+    one.add_argument(
+        "--void", type=float, default=0.95, metavar="SHARE", help="leave out tiles that are more void (default: 0.95)"
+    )
+
+
+def _add_folder(parser: Parser) -> None:
+    """A folder of one's own data, or any source's by its fields."""
+    parser.add_argument("folder", nargs="?", metavar="DIR", help="images/, masks/ and labels.yaml; short for data.root")
+    _add_fields(parser, DataConfig, "data.")
 
 
 def _add_fields(parser: Parser, section: Any, prefix: str) -> None:
@@ -193,5 +234,9 @@ OPTIONS: dict[str, Callable[[Parser], None]] = {
     "predict": _predict,
     "attend": _attend,
     "convert": _convert,
+    "data init": _data_init,
+    "data check": _data_check,
+    "data show": _data_show,
+    "data tile": _data_tile,
     "info": _info,
 }

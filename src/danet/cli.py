@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +67,8 @@ def demo(options: argparse.Namespace) -> int:
 def train(options: argparse.Namespace) -> int:
     """Train a recipe, or your own data, into runs/NAME; or go on with a run."""
     overrides = _overrides(options)
-    config = read_config(options.recipe, overrides)
+    own = options.recipe is None and "data.root" in overrides and not options.resume
+    config = _own_config(overrides) if own else read_config(options.recipe, overrides)
     folder = Path("runs") / config.name
     if options.print_config:
         print(config.to_yaml(), end="")
@@ -82,6 +84,8 @@ def train(options: argparse.Namespace) -> int:
             raise InputError("A resumed run keeps its own settings; give --resume alone, or start another run.")
         folder = Path(options.resume).resolve()
         config = run_config(folder).model_copy(update={"name": folder.name})
+    if own:
+        print(config.to_yaml(), end="", file=sys.stderr)
     with Screen() as screen:
         device = choose_device(config.device)
         screen.say(f"{config.name}: on {device} in {choose_precision(config.precision, device)}")
@@ -292,6 +296,52 @@ def convert(options: argparse.Namespace) -> int:
     return _finish(options, {"bundle": str(folder), **facts}, *_lines(facts), f"Bundle: {folder}")
 
 
+def data_init(options: argparse.Namespace) -> int:
+    """Look at a folder of images with masks, or with annotations of other tools, and write its labels.yaml."""
+    from danet.console import Screen
+    from danet.data.survey import init
+
+    with Screen() as screen:
+        found = init(
+            options.folder,
+            images=options.images,
+            masks=options.masks,
+            groups=options.groups,
+            val=options.val,
+            force=options.force,
+            progress=screen.phase("read masks"),
+        )
+    facts = {
+        "labels": str(found.path),
+        "found": found.kind,
+        "classes": list(found.labels.names),
+        "images": found.images,
+        "kept together": found.groups,
+        "left out": found.notes,
+    }
+    again = (
+        f"Names, colours and split are in {found.path}, to be changed by hand; then: danet data check {options.folder}"
+    )
+    return _finish(options, facts, *_lines(facts), again)
+
+
+def data_check(options: argparse.Namespace) -> int:
+    """Read every image and mask of a data set, and tell what it holds, what is wrong and how to mend it."""
+    from danet.console import Screen, contents_table, findings_table
+    from danet.data.examination import examine
+    from danet.training.data import CHECK_THREADS, open_split
+
+    config = _data(options)
+    with Screen() as screen:
+        workers = 0 if config.data.source == "scenes" else CHECK_THREADS
+        report = examine(partial(open_split, config), config.preprocess, workers=workers, progress=screen.phase)
+    errors, warnings = report.count("error"), report.count("warning")
+    told = f"Errors: {errors}, warnings: {warnings}." if report.findings else "Nothing is wrong."
+    shown = [contents_table(report)] * bool(report.splits) + [findings_table(report)] * bool(report.findings)
+    _finish(options, report.to_dict(), *shown, told)
+    return WRONG if errors else PARTLY if warnings else DONE
+
+
 def _convert_back(options: argparse.Namespace, asked: dict[str, Any]) -> int:
     import torch
 
@@ -335,6 +385,35 @@ def _written_to(path: Path) -> Iterator[None]:
         raise InputError(f"{path} cannot be written ({reason}); choose another with -o, or make room.") from None
 
 
+def data_show(options: argparse.Namespace) -> int:
+    """Show a data set on a page: images, masks, and crops of them as training sees them; and on one picture."""
+    from danet.console import Screen
+    from danet.training.defaults import own_config
+    from danet.training.show import show
+
+    config = _data(options)
+    if config.data.root is not None:  # crops are those of `danet train --data.root` without a recipe
+        told = {"data.source": config.data.source, "data.root": config.data.root, "model.pretrained": "false"}
+        config = own_config(told | _overrides(options))
+    with Screen() as screen:
+        page, sheet = show(config, Path(options.output), options.count, screen.phase)
+    return _finish(options, {"page": str(page), "sheet": str(sheet)}, f"Page: {page}", f"Contact sheet: {sheet}")
+
+
+def data_tile(options: argparse.Namespace) -> int:
+    """Cut large images and their masks into tiles that overlap, with an index of them."""
+    from danet.console import Screen
+    from danet.data.tiles import INDEX, cut
+
+    folder = Path(options.output)
+    with Screen() as screen:
+        tiles, left_out = cut(
+            Path(options.input), folder, options.size, options.overlap, options.void, screen.phase("cut tiles")
+        )
+    found = {"folder": str(folder), "tiles": len(tiles), "left_out": left_out}
+    return _finish(options, found, f"{len(tiles)} tiles, {left_out} left out as void → {folder}, listed in {INDEX}")
+
+
 class Interrupt:
     """Within `with`, the first Ctrl-C (or SIGTERM) is kept for `until` to act on; a second one interrupts at once."""
 
@@ -362,13 +441,37 @@ class Interrupt:
                 events.close()
 
 
-COMMANDS = (demo, train, ablate, evaluate, predict, attend, convert, info)
+COMMANDS = (demo, train, ablate, evaluate, predict, attend, convert, info, data_init, data_check, data_show, data_tile)
+
+
+def _own_config(overrides: dict[str, str]) -> RunConfig:
+    """The configuration for data that are named by their root alone; says where it must do without weights."""
+    from danet.training.defaults import own_config
+
+    config = own_config(overrides)
+    if "model.pretrained" not in overrides and not config.model.pretrained:
+        print(
+            f"The published weights of {config.model.backbone} cannot be had, so training starts from scratch, which "
+            "takes more steps and images; --model.pretrained FILE takes them from a file.",
+            file=sys.stderr,
+        )
+    return config
 
 
 def _overrides(options: argparse.Namespace) -> dict[str, str]:
     """The configuration's fields among the options."""
     prefix, known = "data." if options.command_name == "evaluate" else "", fields(RunConfig)
     return {name: value for name, value in vars(options).items() if name in known and name.startswith(prefix)}
+
+
+def _data(options: argparse.Namespace) -> RunConfig:
+    """The configuration of a data set that is named by its folder, by the fields of its source, or by both."""
+    overrides = _overrides(options)
+    if options.folder is not None:
+        overrides = {"data.source": "folder", "data.root": options.folder, **overrides}
+    if not overrides:
+        raise InputError(f"danet {options.command_name} needs a folder with images/ and masks/, or --data.source.")
+    return read_config(None, overrides)
 
 
 def _model(name: str | None) -> str | None:

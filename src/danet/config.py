@@ -7,6 +7,7 @@ and the mend (`validate`). The docstring under a field is its help text.
 from __future__ import annotations
 
 import difflib
+import re
 from importlib import resources
 from math import isfinite
 from pathlib import Path
@@ -30,6 +31,21 @@ Head = Literal["fcn", "pam", "cam", "danet", "dranet", "se", "aspp", "self_atten
 HEADS: tuple[Head, ...] = get_args(Head)
 ABLATION: tuple[Head, ...] = ("fcn", "pam", "cam", "danet")
 """From the baseline to the whole, as in the paper's tables."""
+SourceName = Literal[
+    "camvid",
+    "camvid-32",
+    "cityscapes",
+    "ade20k",
+    "voc",
+    "voc-sbd",
+    "pascal-context-59",
+    "pascal-context-60",
+    "cocostuff-10k",
+    "cocostuff-164k",
+    "folder",
+    "table",
+    "scenes",
+]
 ChannelRule = Literal["official", "paper"]
 
 
@@ -74,10 +90,15 @@ class ModelConfig(Section):
 class DataConfig(Section):
     """Where images and masks come from, and how they are varied in training."""
 
-    source: Literal["camvid", "folder", "scenes"] = "scenes"
-    """The layout: a published data set's, a folder of your own (images/, masks/, labels.yaml), or drawn scenes."""
+    source: SourceName = "scenes"
+    """The layout: a published data set's, a folder of your own (images/, masks/, labels.yaml), a table with columns of
+    encoded images (Parquet files, or a data set of the Hugging Face Hub), or drawn scenes."""
     root: str | None = None
-    """The data set's folder; scenes need none."""
+    """The data set's folder, or a table's name on the Hub; scenes need none."""
+    columns: tuple[str, str] = ("image", "mask")
+    """A table's columns of images and of masks."""
+    labels: str | None = None
+    """A table's classes: a packaged label space, such as ade20k, or a labels.yaml; by default that in its folder."""
     count: Count = 500
     """Drawn scenes for training (a fifth of it, at most 100, for validation)."""
     size: tuple[Side, Side] = (192, 256)
@@ -86,6 +107,10 @@ class DataConfig(Section):
     """Height and width of a training crop."""
     scale: tuple[Positive, Positive] = (1.0, 1.0)
     """Smallest and largest random scale."""
+    sampling: Literal["uniform", "balanced"] = "uniform"
+    """balanced: a class is drawn, then an image with it, then one of its pixels as the crop's centre."""
+    max_class_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """A crop is drawn again, up to ten times, while one class has more than this share of its labelled pixels."""
     flip: Share = 0.5
     """Probability of a horizontal flip."""
     photometric: Share = 0.0
@@ -128,8 +153,9 @@ class OptimConfig(Section):
     """Decay of the weights' moving average, which is validated and kept instead of them; 0: none."""
     clip: Rate = 0.0
     """Largest norm of the gradient; 0: unbounded."""
-    class_weights: Literal["none", "enet"] = "none"
-    """enet: 1 / ln(1.02 + share of the class's pixels)."""
+    class_weights: Literal["none", "enet", "median", "inverse"] = "none"
+    """enet: 1 / ln(1.02 + share of the class's pixels); median: the median class frequency / the class's, each over the
+    images that have the class; inverse: 1 / share of the class's pixels."""
     branch_weight: Rate = 1.0
     """Weight of the position and channel classifiers' losses."""
     auxiliary_weight: Rate = 0.4
@@ -222,6 +248,41 @@ class Preprocess(Channels):
         told = (channels or Channels()).model_dump()
         own = self.model_dump(include=self.model_fields_set)
         return validate(Preprocess, {"longest": self.longest, **told, **own}, "preprocess")
+
+
+class Folders(Section):
+    """Where someone's own images and masks lie; in a data set's labels.yaml under `folders`."""
+
+    images: str = "images"
+    """The images' folder, beside labels.yaml; subfolders belong to it."""
+    masks: str = "masks"
+    """The masks' folder, with the same subfolders; it may be the images' own."""
+    suffix: str = ""
+    """What a mask's stem has more than its image's, such as _mask."""
+    complete: bool = True
+    """Whether each image must have a mask; false: images without one are left out."""
+
+
+class Split(Section):
+    """Which of someone's own images are held out; in a data set's labels.yaml under `split`."""
+
+    val: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """The share of the groups that is held out for validation."""
+    groups: str | None = None
+    """What is never torn apart: folder (a subfolder's images), prefix (those whose names differ in the number at their
+    end alone), or a regular expression, by its first group or else its whole match; none: each image stands alone."""
+    seed: int = 0
+    """Another seed holds out others."""
+
+    @field_validator("groups")
+    @classmethod
+    def _compiles(cls, groups: str | None) -> str | None:
+        try:
+            re.compile(groups or "")
+        except re.error as error:
+            rule = f"it must be folder, prefix or a regular expression ({error})"
+            raise PydanticCustomError("groups", "{rule}", {"rule": rule}) from None
+        return groups
 
 
 class RunConfig(Section):
@@ -322,7 +383,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def _read_value(name: str, text: str) -> Any:
     """A field's value from a command line: text as it is where the field is text, else YAML."""
     default = fields().get(name, (None, ""))[0]
-    if isinstance(default, str) or name == "data.root":
+    if isinstance(default, str) or name in ("data.root", "data.labels"):
         return text
     try:
         return yaml.safe_load(text)

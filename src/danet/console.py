@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 
-from rich.console import Console
+from rich.bar import Bar
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from danet.data.examination import Contents
+from danet.data.examination import Report as Examined
 from danet.evaluation.evaluate import Report
 from danet.models.attention import SIGNS
 from danet.training.comparison import Comparison
@@ -108,6 +111,55 @@ def score_table(reports: dict[str, Report]) -> Table:
         table.add_row("context score", *(_percent(score) for score, _ in regions))
         table.add_row("  majority there", *(_percent(majority) for _, majority in regions))
     return table
+
+
+def contents_table(examined: Examined) -> Table:
+    """What each split of a data set holds: every class with its share, a bar of it and its images; then its files."""
+    table = Table()
+    table.add_column("class")
+    for split in examined.splits:
+        table.add_column(split, overflow="fold")
+        table.add_column("images", justify="right")
+    most = max((share for held in examined.splits.values() for share in held.shares), default=0) or 1
+    for index, name in enumerate(examined.names):
+        cells: list[RenderableType] = []
+        for held in examined.splits.values():
+            bar = Table.grid(padding=(0, 1))
+            bar.add_row(f"{_percent(held.shares[index]):>5} %", Bar(most, 0, held.shares[index], width=12))
+            cells += [bar, str(held.images[index])]
+        table.add_row(name, *cells)
+    table.add_section()
+    for held in zip(*(_facts(held) for held in examined.splits.values()), strict=True):
+        table.add_row(held[0][0], *(cell for _, told in held for cell in (told, "")))
+    return table
+
+
+def findings_table(examined: Examined) -> Table:
+    """Each kind of fault: the first of its files with the mend, and which others have it."""
+    table = Table(show_lines=True)
+    for column in ("", "what is wrong, and the mend", "files"):
+        table.add_column(column, overflow="fold")
+    for finding in examined.findings:
+        table.add_row(finding.level, finding.told, _first(finding.files))
+    return table
+
+
+def _facts(held: Contents) -> list[tuple[str, str]]:
+    values = [f"{value}" for value in held.values]
+    return [
+        ("ignored", f"{_percent(held.ignored_share)} %"),
+        ("files", f"{held.files}"),
+        ("sizes", _first([f"{size} ({count})" for size, count in held.sizes.items()])),
+        ("image modes", _first([f"{mode} ({count})" for mode, count in held.image_modes.items()])),
+        ("mask modes", _first([f"{mode} ({count})" for mode, count in held.mask_modes.items()])),
+        ("mask values", f"{', '.join(values[:6])}, … {values[-1]}" if len(values) > 7 else ", ".join(values)),
+        ("turned by EXIF", f"{held.turned}"),
+    ]
+
+
+def _first(entries: Sequence[str]) -> str:
+    """The first three, and how many more there are."""
+    return "\n".join([*entries[:3], *([f"and {len(entries) - 3:,} more"] if len(entries) > 3 else [])])
 
 
 def comparison_table(comparison: Comparison) -> Table:

@@ -9,7 +9,8 @@ from PIL import Image
 from danet.config import Preprocess
 from danet.data.dataset import Dataset
 from danet.data.doctor import check
-from danet.data.sources import camvid, folder, open_source, scenes
+from danet.data.published import camvid
+from danet.data.sources import folder, open_source, scenes
 from danet.errors import InputError
 from tests.data.trees import save_folder, save_image, save_mask
 
@@ -55,6 +56,59 @@ def test_folder_with_splits(tmp_path):
     assert names((items, labels)) == ["d.png"]
     assert (labels.name, labels.names) == (tmp_path.name, ("road", "car", "tree"))
     assert items[0].mask == str(tmp_path / "masks" / "val" / "d.png")
+
+
+@pytest.mark.parametrize(
+    ("ending", "line"),
+    [
+        ("txt", "raw/{stem}.png drawn/{stem}_mask.png"),
+        ("txt", "raw/{stem}.png\tdrawn/{stem}_mask.png"),
+        ("csv", '"raw/{stem}.png", drawn/{stem}_mask.png'),
+    ],
+)
+def test_folder_with_lists(tmp_path, ending, line):
+    """Images and masks anywhere, in the lists' own order; spaces where a tab or a comma parts the columns."""
+    blank = " " if "\t" in line or ending == "csv" else "-"
+    splits = {"train": [f"街景{blank}2", "a", f"街景{blank}1"], "val": ["b"], "test": ["c"]}
+    for split, stems in splits.items():
+        for stem in stems:
+            save_image(tmp_path / "raw" / f"{stem}.png")
+            save_mask(tmp_path / "drawn" / f"{stem}_mask.png")
+        lines = [line.format(stem=stem) for stem in stems]
+        text = "\ufeff" + ("image,mask\n" if ending == "csv" and split == "train" else "")
+        (tmp_path / f"{split}.{ending}").write_text(text + "\n".join(lines) + "\n\n", encoding="utf-8")
+    (tmp_path / "labels.yaml").write_text("names: [road, car, tree]\n")
+    for split, stems in splits.items():
+        source = folder(tmp_path, split)
+        assert names(source) == [f"{stem}.png" for stem in stems]
+        assert Dataset(*source)[0].mask.max() == 2
+    (tmp_path / "drawn" / "a_mask.png").unlink()
+    with pytest.raises(InputError, match=r"a_mask\.png does not exist \(1 of 6 files are missing\)\. Correct the list"):
+        folder(tmp_path, "train")
+    (tmp_path / f"val.{ending}").unlink()
+    with pytest.raises(InputError, match=rf"has test\.{ending}, train\.{ending}, but no val\.txt; write that list"):
+        folder(tmp_path, "val")
+    (tmp_path / f"val.{ending}").write_text("raw/b.png\n")
+    with pytest.raises(InputError, match=rf"val\.{ending}, line 1: 'raw/b\.png' has 1 columns; write an image and its"):
+        folder(tmp_path, "val")
+    (tmp_path / f"val.{ending}").write_text("\n")
+    with pytest.raises(InputError, match="No image is listed"):
+        folder(tmp_path, "val")
+
+
+def test_folder_with_masks_in_colours(tmp_path):
+    save_folder(tmp_path, ["a"], "train")
+    colours = np.array([[0, 0, 0], [200, 60, 60], [60, 200, 60]], np.uint8)
+    values = np.array(Image.open(tmp_path / "masks" / "train" / "a.png"))
+    (tmp_path / "labels.yaml").write_text(
+        "names: [car, tree]\nmasks: colours\ncolours: [[200, 60, 60], [60, 200, 60]]\nignore_colours: [[0, 0, 0]]\n"
+    )
+    palette = Image.fromarray(values)
+    palette.putpalette(colours.ravel().tolist())
+    rgb = Image.fromarray(colours[values])
+    for picture in (rgb, rgb.convert("RGBA"), palette):
+        picture.save(tmp_path / "masks" / "train" / "a.png")
+        assert np.array_equal(Dataset(*folder(tmp_path, "train"))[0].mask.numpy(), np.array([255, 0, 1])[values])
 
 
 def test_a_file_without_split_keeps_its_part(tmp_path):
@@ -119,7 +173,7 @@ def test_a_broken_folder_says_what_is_missing(tmp_path, breaks, told):
 
 def test_a_missing_root_and_other_wrong_uses(tmp_path):
     for name in ("camvid", "folder"):
-        with pytest.raises(InputError, match=r"The data folder .*nowhere does not exist; data\.root is"):
+        with pytest.raises(InputError, match=r"nowhere does not exist\. .*data\.root"):
             open_source(name, "train", root=tmp_path / "nowhere")
         with pytest.raises(InputError, match=f"The source {name} needs its folder; give data.root"):
             open_source(name, "train")

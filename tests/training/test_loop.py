@@ -60,8 +60,13 @@ def test_a_small_network_learns_its_images_by_heart(recipe, tmp_path):
     assert load(tmp_path / "runs/own/best").labels.names == ("road", "car", "tree")
 
 
-def test_stopped_and_resumed_is_bit_equal_to_uninterrupted(recipe, tmp_path):
-    config = recipe(optim__ema=0.5, data__photometric=0.3, data__scale=[0.8, 1.3], optim__steps=6, validate_every=6)
+BY_CLASS = {"data__sampling": "balanced", "data__max_class_share": 0.4, "optim__class_weights": "median"}
+
+
+@pytest.mark.parametrize("settings", [{}, BY_CLASS], ids=["uniform", "by class"])
+def test_stopped_and_resumed_is_bit_equal_to_uninterrupted(recipe, tmp_path, settings):
+    varied = {"data__photometric": 0.3, "data__scale": [0.8, 1.3], **settings}
+    config = recipe(optim__ema=0.5, optim__steps=6, validate_every=6, **varied)
     whole = list(train(config, runs=tmp_path / "whole"))
     events = train(config, runs=tmp_path / "parts")
     for event in events:
@@ -75,6 +80,15 @@ def test_stopped_and_resumed_is_bit_equal_to_uninterrupted(recipe, tmp_path):
         assert torch.equal(tensor, weights(tmp_path / "parts/own")[name]), name
     records = [json.loads(line) for line in (tmp_path / "parts/own/metrics.jsonl").read_text().splitlines()]
     assert [record["loss"] for record in records if record["event"] == "step"] == expected
+
+
+@pytest.mark.parametrize("settings", [{name: value} for name, value in BY_CLASS.items()])
+def test_each_setting_by_class_changes_what_is_learnt(recipe, tmp_path, settings):
+    plain, other = (
+        next(train(recipe(), runs=tmp_path / "plain")),
+        next(train(recipe(**settings), runs=tmp_path / "other")),
+    )
+    assert plain.loss != other.loss
 
 
 @pytest.mark.parametrize("kind", [Step, Validated, Saved])

@@ -6,7 +6,14 @@ import torch
 
 from danet.data.labels import IGNORE_INDEX
 from danet.models.segmentation import SegmentationOutput
-from danet.training.losses import cross_entropy, enet_weights, segmentation_losses
+from danet.training.losses import (
+    CLASS_WEIGHTS,
+    cross_entropy,
+    enet_weights,
+    inverse_weights,
+    median_weights,
+    segmentation_losses,
+)
 
 
 def written_out(logits, masks, weights):
@@ -63,9 +70,26 @@ def test_every_classifier_has_its_weighted_loss(batch):
     assert losses["fused"].item() == pytest.approx(cross_entropy(logits, masks).item())
 
 
+COUNTS = torch.tensor([[60, 20, 0, 0], [40, 0, 30, 0]])
+
+
 def test_enet_weights():
-    assert torch.allclose(
-        enet_weights(torch.tensor([75, 25, 0])).double(),
-        torch.tensor([1 / np.log(1.77), 1 / np.log(1.27), 1 / np.log(1.02)]),
-        rtol=1e-5,
-    )
+    shares = np.array([100, 20, 30, 0]) / 150
+    assert enet_weights(COUNTS).numpy() == pytest.approx(1 / np.log(1.02 + shares), rel=1e-5)
+
+
+def test_median_weights():
+    # A frequency counts the images alone that have the class: road 100 of 150 pixels, car 20 of 80, tree 30 of 70.
+    frequency = np.array([100 / 150, 20 / 80, 30 / 70])
+    assert median_weights(COUNTS).numpy() == pytest.approx([*(30 / 70 / frequency), 0], rel=1e-5)
+
+
+def test_inverse_weights():
+    assert inverse_weights(COUNTS).numpy() == pytest.approx([150 / 3 / 100, 150 / 3 / 20, 150 / 3 / 30, 0], rel=1e-5)
+    assert inverse_weights(torch.tensor([[7, 7]])).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("rule", CLASS_WEIGHTS)
+def test_no_labels_give_finite_weights(rule):
+    assert torch.isfinite(CLASS_WEIGHTS[rule](torch.zeros(2, 3, dtype=torch.int64))).all()
+    assert CLASS_WEIGHTS[rule](COUNTS).dtype == torch.float32

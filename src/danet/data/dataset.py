@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -48,21 +48,24 @@ class Sample(NamedTuple):
 class Dataset(torch.utils.data.Dataset[Sample]):
     """Items as samples. `dataset[i]` is sample i as in epoch 0, `dataset[epoch, i]` as in that epoch.
 
-    transform: (image, mask) → (image, mask), drawing its randomness from torch's CPU generator. What it draws follows
-    from (seed, epoch, i) alone: not from other samples, workers or earlier calls.
+    transform: (image, mask) → (image, mask), drawing its randomness from torch's CPU generator; with `draw` it takes a
+    class index as well. What is drawn follows from (seed, epoch, i) alone: not from other samples, workers or earlier
+    calls.
+    draw: where it is set, sample i is not item i, but the item and the class that it draws from the same generator.
     """
 
     def __init__(
         self,
         items: Sequence[Item],
         labels: LabelSpace,
-        transform: Callable[[tv_tensors.Image, tv_tensors.Mask], Any] | None = None,
+        transform: Callable[..., tuple[tv_tensors.Image, tv_tensors.Mask]] | None = None,
         seed: int = 0,
     ) -> None:
         self.items = list(items)
         self.labels = labels
         self.transform = transform
         self.seed = seed
+        self.draw: Callable[[], tuple[int, int]] | None = None
         self._memory: list[tuple[np.ndarray, np.ndarray]] = []
 
     def __len__(self) -> int:
@@ -70,15 +73,14 @@ class Dataset(torch.utils.data.Dataset[Sample]):
 
     def __getitem__(self, key: Key) -> Sample:
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        pixels, indices = self.arrays(index)
-        image = tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1))
-        mask = tv_tensors.Mask(torch.from_numpy(indices))
-        if self.transform is not None:
-            with torch.random.fork_rng(devices=[]):
-                # not torch.manual_seed, which would also seed the GPUs' generators, and they are not forked
-                torch.default_generator.manual_seed(stateless_seed(self.seed, epoch, index))
-                image, mask = self.transform(image, mask)
-        return Sample(image, mask, self.items[index].name)
+        if self.transform is None:
+            return self._sample(index)
+        with torch.random.fork_rng(devices=[]):
+            # not torch.manual_seed, which would also seed the GPUs' generators, and they are not forked
+            torch.default_generator.manual_seed(stateless_seed(self.seed, epoch, index))
+            index, *focus = (index,) if self.draw is None else self.draw()
+            image, mask, name = self._sample(index)
+            return Sample(*self.transform(image, mask, *focus), name)
 
     def preload(self, workers: int = 0, progress: Progress | None = None) -> None:
         """Read all items into memory once, in `workers` threads; raises InputError for the first that is faulty."""
@@ -94,6 +96,11 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         item = self.items[index]
         image, mask = item.load()
         return image, self.labels.to_indices(mask, item.mask or f"The mask of {item.name}")
+
+    def _sample(self, index: int) -> Sample:
+        pixels, indices = self.arrays(index)
+        image = tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1))
+        return Sample(image, tv_tensors.Mask(torch.from_numpy(indices)), self.items[index].name)
 
 
 def stateless_seed(*parts: int | str) -> int:

@@ -1,4 +1,4 @@
-"""Reads a whole data set before training does: its first fault, or what it holds."""
+"""Reads a whole data set before training does: its first fault, or what it holds (`examination` tells all faults)."""
 
 from __future__ import annotations
 
@@ -9,33 +9,42 @@ from jaxtyping import Int64
 
 from danet.data.dataset import Dataset
 from danet.data.labels import IGNORE_INDEX
-from danet.data.parallel import Progress, parallel_map
+from danet.data.parallel import Progress
+from danet.data.sampling import Counts, class_counts
 from danet.errors import InputError
 
 
 class Summary(NamedTuple):
-    """What a data set holds: its number of files, pixels a class (by class index) and pixels ignored."""
+    """What a data set holds: its number of files, pixels a class (by class index) and pixels ignored, and these counts
+    file by file."""
 
     files: int
     pixels: Int64[np.ndarray, " classes"]
     ignored: int
+    counts: Counts
 
 
-def check(dataset: Dataset, workers: int = 0, progress: Progress | None = None) -> Summary:
+def check(dataset: Dataset, workers: int = 0, progress: Progress | None = None, reading: str = "") -> Summary:
     """Read every image and mask (those in memory are not read again), in `workers` threads.
 
-    Raises InputError for the first fault in the order of the items, and for masks that hold nothing to learn.
+    reading: as in `class_counts`, which keeps what it counted. Raises InputError for the first fault in the order of
+    the items, and for masks that hold nothing to learn.
     """
+    summary = summarise(dataset, class_counts(dataset, reading, workers, progress))
+    refuse_without_labels(dataset, summary)
+    return summary
 
-    def histogram(index: int) -> Int64[np.ndarray, " 256"]:
-        _, indices = dataset.arrays(index)
-        return np.bincount(indices.ravel(), minlength=256)
 
-    counts = sum(parallel_map(histogram, range(len(dataset)), workers, progress), np.zeros(256, np.int64))
-    summary = Summary(len(dataset), counts[: dataset.labels.num_classes], int(counts[IGNORE_INDEX]))
+def summarise(dataset: Dataset, counts: Counts) -> Summary:
+    """A data set's pixels by those of its files."""
+    total = counts.sum(axis=0)
+    return Summary(len(counts), total[: dataset.labels.num_classes], int(total[IGNORE_INDEX]), counts)
+
+
+def refuse_without_labels(dataset: Dataset, summary: Summary) -> None:
+    """Raise InputError for masks without a single labelled pixel."""
     if not summary.pixels.any():
         raise InputError(f"{_masks(dataset)} hold nothing but ignored values; take out of ignore what is a class.")
-    return summary
 
 
 def refuse_binary_with_ignored(dataset: Dataset, summary: Summary) -> None:

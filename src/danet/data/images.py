@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Num, UInt8, UInt16
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from danet.config import SMALLEST_SIDE, Channels
 from danet.data.channels import RGB, as_channels
@@ -20,7 +21,7 @@ from danet.errors import InputError
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 
 
-_TIFF = (".tif", ".tiff")
+TIFF = (".tif", ".tiff")
 _SAMPLES = 277  # the TIFF tag that counts a pixel's values
 _WARNINGS = threading.Lock()
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it would print, an error says in its one line
@@ -43,8 +44,8 @@ def read_image(path: str | Path, channels: Channels = RGB) -> UInt8[np.ndarray, 
     suffix = Path(path).suffix.lower()
     if suffix == ".npy":
         return as_channels(_array(path), channels, str(path))
-    if (suffix in _TIFF or not channels.picture) and _needs_rasterio(path, channels):
-        return as_channels(_bands(path), channels, str(path))
+    if (suffix in TIFF or not channels.picture) and _needs_rasterio(path, channels):
+        return as_channels(read_bands(path), channels, str(path))
     with _opened(path) as image:
         return to_channels(image, channels, str(path))
 
@@ -104,24 +105,62 @@ def read_mask(path: str | Path) -> UInt8[np.ndarray, "h w"] | UInt16[np.ndarray,
         )
 
 
+def read_colours(path: str | Path) -> UInt8[np.ndarray, "h w 3"]:
+    """A mask file's colours, of a label space whose masks are colours: RGB, RGBA or a palette's.
+
+    Raises InputError for a file that is missing, damaged or no image, and for one without colours.
+    """
+    with _opened(path) as image:
+        if image.mode not in ("RGB", "RGBA", "P"):
+            raise InputError(
+                f"{path} is {image.mode}, but masks are colours by its labels (modes RGB, RGBA or P). Save the "
+                "classes' colours, or take masks: colours out of labels.yaml."
+            )
+        return np.array(image.convert("RGBA").convert("RGB"))
+
+
 def read_pair(
-    image: str | Path, mask: str | Path, channels: Channels = RGB
+    image: str | Path, mask: str | Path, channels: Channels = RGB, read: Callable[[str | Path], np.ndarray] = read_mask
 ) -> tuple[
-    UInt8[np.ndarray, "h w c"] | Float32[np.ndarray, "h w c"], UInt8[np.ndarray, "h w"] | UInt16[np.ndarray, "h w"]
+    UInt8[np.ndarray, "h w c"] | Float32[np.ndarray, "h w c"],
+    UInt8[np.ndarray, "h w *c"] | UInt16[np.ndarray, "h w"],
 ]:
-    """An image and its mask; raises InputError as `read_image` and `read_mask` do, and where their sizes differ."""
-    pixels, values = read_image(image, channels), read_mask(mask)
-    if pixels.shape[:2] != values.shape:
+    """An image and its mask, which `read` reads; raises InputError as both do, and where their sizes differ."""
+    pixels, values = read_image(image, channels), read(mask)
+    if pixels.shape[:2] != values.shape[:2]:
+        turned = pixels.shape[1::-1] == values.shape[:2] and file_mode(image).turned
+        mend = "Turn the mask as the image's EXIF orientation turns it" if turned else "Save it again at that size"
         raise InputError(
-            f"{mask} is {_size(values.shape[::-1])} pixels, its image {image} {_size(pixels.shape[1::-1])} "
-            "(width×height, upright); a mask has its image's size. Save it again at that size."
+            f"{mask} is {_size(values.shape[1::-1])} pixels, its image {image} {_size(pixels.shape[1::-1])} "
+            f"(width×height, upright); a mask has its image's size. {mend}."
         )
     return pixels, values
 
 
+class FileMode(NamedTuple):
+    """How an image file keeps its values: Pillow's mode (with a depth that Pillow would lose), and whether it is to be
+    turned or mirrored by its EXIF orientation."""
+
+    mode: str
+    turned: bool = False
+
+
+def file_mode(path: str | Path) -> FileMode:
+    """An image file's mode, by its header alone; a file that Pillow does not know has its ending as mode."""
+    try:
+        with Image.open(path) as image:
+            # For a PNG file without EXIF, asking for it would decode the whole.
+            turned = (image.format != "PNG" or "exif" in image.info) and image.getexif().get(
+                ExifTags.Base.Orientation, 1
+            ) != 1
+            return FileMode(f"{image.mode} of 16 bits" if _deep_colour(image) else image.mode, turned)
+    except Exception:  # whatever is wrong, `_opened` tells
+        return FileMode(Path(path).suffix.lower().removeprefix(".") or "unknown")
+
+
 def _array(path: str | Path) -> Num[np.ndarray, "h w *c"]:
     """A .npy file's array; it is mapped before it is read, so that a false size in its header takes no memory."""
-    with _readable(path):
+    with readable(path):
         values = np.lib.format.open_memmap(path, mode="r")  # which reads no pickle
         _refuse_large(values.shape[:2], path)
         values = np.array(values)
@@ -130,7 +169,7 @@ def _array(path: str | Path) -> Num[np.ndarray, "h w *c"]:
     return values
 
 
-def _bands(path: str | Path) -> Num[np.ndarray, "h w c"]:
+def read_bands(path: str | Path) -> Num[np.ndarray, "h w c"]:
     """All bands of a TIFF or PNG file, with all their bits."""
     try:
         import rasterio
@@ -140,7 +179,7 @@ def _bands(path: str | Path) -> Num[np.ndarray, "h w c"]:
             f"{path} is no ordinary picture, and other TIFF and 16-bit colour files need rasterio: "
             "pip install 'danet[raster]'."
         ) from None
-    with _readable(path):
+    with readable(path):
         with Path(path).open("rb") as file:
             driver = "PNG" if file.read(4) == b"\x89PNG" else "GTiff"
         with _WARNINGS, warnings.catch_warnings():  # which works in one thread at a time alone
@@ -172,7 +211,7 @@ def _needs_rasterio(path: str | Path, channels: Channels) -> bool:
             several = getattr(image, "tag_v2", {}).get(_SAMPLES, 1) > 1 and not _is_grey(channels)
             return not channels.picture and (several or _deep_colour(image))
     except UnidentifiedImageError:
-        return Path(path).suffix.lower() in _TIFF
+        return Path(path).suffix.lower() in TIFF
     except Exception:  # whatever else is wrong, `_opened` tells
         return False
 
@@ -198,14 +237,14 @@ def _refuse_large(shape: tuple[int, ...], path: str | Path) -> None:
 
 @contextmanager
 def _opened(path: str | Path) -> Iterator[Image.Image]:
-    """The decoded image; raises InputError as `_readable` does."""
-    with _readable(path), Image.open(path) as image:
+    """The decoded image; raises InputError as `readable` does."""
+    with readable(path), Image.open(path) as image:
         image.load()
         yield image
 
 
 @contextmanager
-def _readable(path: str | Path) -> Iterator[None]:
+def readable(path: str | Path) -> Iterator[None]:
     """Whatever goes wrong in opening and decoding becomes an InputError that names the file."""
     try:
         yield

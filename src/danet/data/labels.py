@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
-from jaxtyping import Integer, UInt8
+from jaxtyping import Int32, Integer, UInt8
 
 from danet.config import Channels, nearest, read_yaml, validate
 from danet.errors import InputError
@@ -21,10 +21,11 @@ IGNORE_INDEX = 255
 """The index of pixels that neither training nor scoring counts, in every mask inside danet."""
 _UNKNOWN = 254
 _MOST_CLASSES = 254
-_KEYS = ("name", "names", "colours", "ids", "ignore", "channels")
+_KEYS = ("name", "names", "colours", "ids", "ignore", "channels", "masks", "ignore_colours", "folders", "split")
 _PACKAGED = Path(__file__).parent / "labels"
 
 Colour = tuple[int, int, int]
+Masks = Literal["indices", "colours"]
 
 
 def default_colours(count: int) -> tuple[Colour, ...]:
@@ -43,6 +44,8 @@ class LabelSpace:
     names: one a class, in the order of the class indices; colours: RGB, by default distinct ones;
     ids: file value → class index, by default the identity; ignore: file values that mean "not labelled".
     channels: what the images' channels are, where they are not RGB of 8 bits.
+    masks: whether mask files hold such values (indices) or the classes' RGB colours; ignore_colours: those that then
+    mean "not labelled".
     Raises InputError where these contradict each other.
     """
 
@@ -52,9 +55,15 @@ class LabelSpace:
     ids: Mapping[int, int] = field(default_factory=dict, hash=False)
     ignore: tuple[int, ...] = (IGNORE_INDEX,)
     channels: Channels | None = None
+    masks: Masks = "indices"
+    ignore_colours: tuple[Colour, ...] = ()
 
     def __post_init__(self) -> None:
         count = len(self.names)
+        if self.masks not in get_args(Masks):
+            raise InputError(f"Labels {self.name}: masks is {self.masks!r}; write indices or colours.")
+        if self.masks == "colours" and not self.colours:
+            raise InputError(f"Labels {self.name}: masks are colours, but colours is empty; list each class's colour.")
         if not self.colours:
             object.__setattr__(self, "colours", default_colours(count))
         if not self.ids:
@@ -68,7 +77,7 @@ class LabelSpace:
             raise InputError(
                 f"Labels {self.name}: {len(self.colours)} colours for {count} names; give one a class, or none."
             )
-        for colour in self.colours:
+        for colour in (*self.colours, *self.ignore_colours):
             if len(colour) != 3 or not all(0 <= value <= 255 for value in colour):
                 raise InputError(f"Labels {self.name}: the colour {list(colour)} is not three values of 0 to 255.")
         for value, index in self.ids.items():
@@ -86,6 +95,14 @@ class LabelSpace:
                 "take it out of ignore, or list under ids (file value: class index) what is a class."
             )
 
+        spelt = [*self.colours, *self.ignore_colours] if self.masks == "colours" else []
+        again = next((colour for colour in spelt if spelt.count(colour) > 1), None)
+        if again is not None:
+            raise InputError(
+                f"Labels {self.name}: the colour {list(again)} stands for two things, and masks are colours; give each "
+                "class, and ignore_colours, their own."
+            )
+
     @property
     def num_classes(self) -> int:
         return len(self.names)
@@ -96,18 +113,30 @@ class LabelSpace:
             raise InputError(f"There is no class {name!r}. {nearest(name, list(self.names))}")
         return self.names.index(name)
 
-    def to_indices(self, mask: Integer[np.ndarray, "h w"], source: str = "The mask") -> UInt8[np.ndarray, "h w"]:
-        """File values (uint8 or uint16) as class indices, IGNORE_INDEX where ignored.
+    def to_indices(self, mask: Integer[np.ndarray, "h w *c"], source: str = "The mask") -> UInt8[np.ndarray, "h w"]:
+        """File values (uint8 or uint16 H×W), or colours (uint8 H×W×3), as class indices, IGNORE_INDEX where ignored.
 
         Raises InputError for a value outside the space, beginning with `source`, with its first pixel in reading order.
         """
-        indices = self._table[mask] if mask.dtype == np.uint16 else self._table[:256][mask]
+        if mask.ndim == 3:
+            indices = self._colour_indices[_codes(mask)]
+        else:
+            indices = self._table[mask] if mask.dtype == np.uint16 else self._table[:256][mask]
         if indices.max(initial=0) >= _UNKNOWN and (unknown := indices == _UNKNOWN).any():
-            y, x = (int(place) for place in np.unravel_index(unknown.argmax(), mask.shape))
-            value = int(mask[y, x])
+            y, x = (int(place) for place in np.unravel_index(unknown.argmax(), unknown.shape))
+            value = mask[y, x].tolist()
+            if mask.ndim == 3:
+                told = f"the colour {value}", f"the {self.num_classes} colours of their classes"
+                mend, ignored = (
+                    f"list {value} under colours or ignore_colours",
+                    [*map(list, self.ignore_colours)] or "none",
+                )
+            else:
+                told = f"the value {value}", _ranges(self.ids)
+                mend, ignored = f"map {value} under ids or ignore", _ranges(self.ignore)
             raise InputError(
-                f"{source} holds the value {value} at pixel ({x}, {y}); labels {self.name!r} know {_ranges(self.ids)} "
-                f"and ignore {_ranges(self.ignore)}. Correct the mask, or map {value} under ids or ignore."
+                f"{source} holds {told[0]} at pixel ({x}, {y}); labels {self.name!r} know {told[1]} and ignore "
+                f"{ignored}. Correct the mask, or {mend}."
             )
         return indices
 
@@ -128,6 +157,8 @@ class LabelSpace:
             "ids": {str(value): index for value, index in self.ids.items()},
             "ignore": list(self.ignore),
         }
+        if self.masks == "colours":
+            values |= {"masks": self.masks, "ignore_colours": [list(colour) for colour in self.ignore_colours]}
         return values if self.channels is None else values | {"channels": self.channels.model_dump(mode="json")}
 
     @classmethod
@@ -153,6 +184,8 @@ class LabelSpace:
                 ids={int(value): int(index) for value, index in (values.get("ids") or {}).items()},
                 ignore=tuple(int(value) for value in values.get("ignore", (IGNORE_INDEX,))),
                 channels=None if channels is None else validate(Channels, dict(channels), f"{where}, channels"),
+                masks=values.get("masks", "indices"),
+                ignore_colours=tuple(_triple(colour) for colour in values.get("ignore_colours", ())),
             )
         except (TypeError, AttributeError, ValueError) as error:
             if isinstance(error, InputError):
@@ -164,16 +197,18 @@ class LabelSpace:
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> LabelSpace:
-        """A packaged space by name (`camvid`) or one from a YAML file; raises InputError."""
+        """A packaged space by name (`camvid`) or one from a YAML file; raises InputError.
+
+        A file may begin from a packaged space, `like: camvid`, and write only what differs.
+        """
         path = Path(name_or_path)
         if path.suffix.lower() not in (".yaml", ".yml"):
-            packaged = sorted(entry.stem for entry in _PACKAGED.glob("*.yaml"))
-            if str(name_or_path) not in packaged:
-                raise InputError(f"There are no labels {str(name_or_path)!r}. {nearest(str(name_or_path), packaged)}")
-            path = _PACKAGED / f"{name_or_path}.yaml"
+            path = _packaged(str(name_or_path))
         values = read_yaml(path)
         name = path.stem if path.parent == _PACKAGED else path.resolve().parent.name
-        return cls.from_dict({"name": name, **values}, str(path))
+        like = values.pop("like", None)
+        base = {} if like is None else read_yaml(_packaged(str(like)))
+        return cls.from_dict({"name": name, **base, **values}, str(path))
 
     @cached_property
     def _table(self) -> UInt8[np.ndarray, " values"]:
@@ -183,10 +218,31 @@ class LabelSpace:
         return table
 
     @cached_property
+    def _colour_indices(self) -> UInt8[np.ndarray, " colours"]:
+        """The class index of every RGB colour: 16 MiB, but one look-up a pixel."""
+        table = np.full(1 << 24, _UNKNOWN, np.uint8)
+        table[_codes(np.array(self.ignore_colours, np.uint8).reshape(-1, 3))] = IGNORE_INDEX
+        table[_codes(np.array(self.colours, np.uint8))] = np.arange(self.num_classes)
+        return table
+
+    @cached_property
     def _colour_table(self) -> UInt8[np.ndarray, "256 3"]:
         table = np.zeros((256, 3), np.uint8)
         table[: self.num_classes] = self.colours
         return table
+
+
+def _packaged(name: str) -> Path:
+    known = sorted(entry.stem for entry in _PACKAGED.glob("*.yaml"))
+    if name not in known:
+        raise InputError(f"There are no labels {name!r}. {nearest(name, known)}")
+    return _PACKAGED / f"{name}.yaml"
+
+
+def _codes(colours: UInt8[np.ndarray, "*shape 3"]) -> Int32[np.ndarray, "*shape"]:
+    """RGB colours as numbers of 24 bits."""
+    red, green, blue = np.moveaxis(colours.astype(np.int32), -1, 0)
+    return red << 16 | green << 8 | blue
 
 
 def _triple(colour: Any) -> Colour:

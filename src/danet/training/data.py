@@ -16,8 +16,9 @@ from danet.data.dataset import Dataset, EpochBatches
 from danet.data.doctor import Summary, check, refuse_binary_with_ignored
 from danet.data.labels import LabelSpace
 from danet.data.parallel import Progress
+from danet.data.sampling import by_class
 from danet.data.scenes import far_from_things
-from danet.data.sources import Source, open_source
+from danet.data.sources import Source, Stray, open_source
 from danet.data.transforms import collate, training_transform
 from danet.errors import InputError
 from danet.evaluation.evaluate import Region
@@ -41,41 +42,67 @@ def open_data(config: RunConfig) -> RunData:
 
     Raises InputError for what is missing, and for a model of other classes or channels.
     """
-    data, model = config.data, config.model
-    items, labels = _open(config, "train")
+    model = config.model
+    train, preprocess = open_train(config)
+    labels, names = train.labels, preprocess.names
     if "num_classes" in model.model_fields_set and model.num_classes != labels.num_classes:
         raise InputError(
             f"model.num_classes is {model.num_classes}, but labels {labels.name} have {labels.num_classes} classes; "
             "leave it out."
         )
-    preprocess = config.preprocess.of(labels.channels)
-    names = preprocess.names
     if "in_channels" in model.model_fields_set and model.in_channels != len(names):
         images = "RGB images" if preprocess.picture else f"images of {len(names)} channels ({', '.join(names)})"
-        raise InputError(f"model.in_channels is {model.in_channels}, but {data.source} has {images}; leave it out.")
-    rgb = [names.index(name) for name in preprocess.rgb]
-    transform = training_transform(
-        data.crop, data.scale, data.flip, data.photometric, preprocess.mean, preprocess.range, rgb
-    )
-    train = Dataset(items, labels, transform, config.seed)
+        raise InputError(
+            f"model.in_channels is {model.in_channels}, but {config.data.source} has {images}; leave it out."
+        )
     told = {"num_classes": labels.num_classes, "in_channels": len(names)}
     return RunData(train, open_val(config), labels, model.model_copy(update=told), preprocess)
 
 
+def open_train(config: RunConfig) -> tuple[Dataset, Preprocess]:
+    """The training set of a run, varied as its recipe says, and what its images are."""
+    data = config.data
+    items, labels = open_split(config, "train")
+    preprocess = config.preprocess.of(labels.channels)
+    rgb = [preprocess.names.index(name) for name in preprocess.rgb]
+    transform = training_transform(
+        data.crop,
+        data.scale,
+        data.flip,
+        data.photometric,
+        preprocess.mean,
+        preprocess.range,
+        rgb,
+        data.max_class_share,
+    )
+    return Dataset(items, labels, transform, config.seed), preprocess
+
+
 def open_val(config: RunConfig) -> Dataset:
     """The validation set of a run, without augmentation."""
-    return Dataset(*_open(config, "val"))
+    return Dataset(*open_split(config, "val"))
 
 
 def read_data(config: RunConfig, data: RunData, progress: Callable[[str], Progress]) -> Summary:
-    """Read and check every file once; drawn scenes stay in memory. Raises InputError for the first fault."""
+    """Read and check every file, and prepare the sampling; drawn scenes stay in memory.
+
+    Files that were checked before and are as they were are not read again. Raises InputError for the first fault.
+    """
     for name, dataset in (("training", data.train), ("validation", data.val)):
         if config.data.source == "scenes":  # in one thread: more only slow NumPy's small steps down
             dataset.preload(0, progress(f"draw {name} scenes"))
-    summary = check(data.train, CHECK_THREADS, progress("check training data"))
+    key = reading(config, data.preprocess)
+    summary = check(data.train, CHECK_THREADS, progress("check training data"), key)
     refuse_binary_with_ignored(data.train, summary)
-    check(data.val, CHECK_THREADS, progress("check validation data"))
+    check(data.val, CHECK_THREADS, progress("check validation data"), key)
+    if config.data.sampling == "balanced":
+        data.train.draw = by_class(summary.counts, data.labels.num_classes)
     return summary
+
+
+def reading(config: RunConfig, preprocess: Preprocess) -> str:
+    """What decides, beside the files and their labels, whether they are sound: see `class_counts`."""
+    return f"{config.data.source} as {preprocess.names} in {preprocess.range}"
 
 
 def batches(config: RunConfig, dataset: Dataset, start_step: int) -> Iterator[tuple[Tensor, Tensor, list[str]]]:
@@ -107,17 +134,27 @@ def context_region(config: RunConfig) -> Region | None:
 
 
 def absolute_root(config: RunConfig) -> RunConfig:
-    """`config` with its data folder's whole path, so that the run can be evaluated from anywhere."""
-    if config.data.root is None:
-        return config
-    root = str(Path(config.data.root).expanduser().resolve())
-    return config.model_copy(update={"data": config.data.model_copy(update={"root": root})})
+    """`config` with the whole paths of its data folder and labels, so that the run can be evaluated from anywhere."""
+    data = config.data
+    local = {"root": data.root} if data.source != "table" or Path(data.root or "").expanduser().exists() else {}
+    local |= {"labels": data.labels} if Path(data.labels or "").suffix in (".yaml", ".yml") else {}
+    whole = {name: str(Path(path).expanduser().resolve()) for name, path in local.items() if path is not None}
+    return config.model_copy(update={"data": data.model_copy(update=whole)})
 
 
-def _open(config: RunConfig, split: str) -> Source:
+def open_split(config: RunConfig, split: str, strays: list[Stray] | None = None) -> Source:
+    """A split's items, not yet read, and their labels; strays: see `open_source`."""
     data = config.data
     return open_source(
-        data.source, split, root=data.root, count=data.count, size=data.size, preprocess=config.preprocess
+        data.source,
+        split,
+        root=data.root,
+        count=data.count,
+        size=data.size,
+        columns=data.columns,
+        labels=data.labels,
+        preprocess=config.preprocess,
+        strays=strays,
     )
 
 

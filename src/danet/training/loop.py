@@ -31,7 +31,7 @@ from danet.models.attention import gates
 from danet.models.segmentation import build_model
 from danet.training.data import RunData, absolute_root, batches, context_region, open_data, read_data
 from danet.training.gates import branch_shares, keep_sign, start_attention
-from danet.training.losses import enet_weights, segmentation_losses
+from danet.training.losses import CLASS_WEIGHTS, segmentation_losses
 from danet.training.optim import create_optimizer, learning_rate, set_learning_rate
 from danet.training.provenance import describe_run
 from danet.training.state import load_checkpoint, moving_average, save_checkpoint
@@ -110,9 +110,9 @@ def train(
     done = load_checkpoint(folder / "checkpoints", model, average, optimizer) if resume else 0
     feed = batches(config, data.train, done)
     summary = read_data(config, data, progress)
-    class_weights = None
-    if config.optim.class_weights == "enet":
-        class_weights = enet_weights(torch.from_numpy(summary.pixels)).to(device)
+    counts = torch.from_numpy(summary.counts[:, : data.labels.num_classes])
+    weigh = CLASS_WEIGHTS.get(config.optim.class_weights)
+    class_weights = None if weigh is None else weigh(counts).to(device)
     facts = describe_run(device, precision, config.seed)
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -44,6 +44,37 @@ def cross_entropy(
     return total / torch.as_tensor(count, dtype=total.dtype, device=total.device).clamp_min(1e-6)
 
 
-def enet_weights(counts: Int64[Tensor, " k"], spread: float = 1.02) -> Float[Tensor, " k"]:
-    """ENet's class weights, 1 / ln(1.02 + share of the class's pixels) (Paszke et al., 2016, section 5.2)."""
-    return 1 / torch.log(spread + counts / counts.sum().clamp_min(1))
+def enet_weights(counts: Int64[Tensor, "n k"], spread: float = 1.02) -> Float[Tensor, " k"]:
+    """ENet's class weights, 1 / ln(1.02 + share of the class's pixels) (Paszke et al., 2016, section 5.2).
+
+    counts, here and below: pixels of each class in each image.
+    """
+    pixels = counts.sum(0)
+    return 1 / torch.log(spread + pixels / pixels.sum().clamp_min(1))
+
+
+def median_weights(counts: Int64[Tensor, "n k"]) -> Float[Tensor, " k"]:
+    """Median frequency balancing (Eigen and Fergus, 2015, section 6.3.2; SegNet): median of all frequencies / own one.
+
+    A class's frequency is its share of the labelled pixels of the images that have it. A class without pixels, which
+    no loss counts, has weight 0.
+    """
+    around = (counts.sum(1, keepdim=True) * (counts > 0)).sum(0)
+    frequency = counts.sum(0) / around.clamp_min(1)
+    present = frequency > 0
+    middle = torch.quantile(frequency[present], 0.5) if present.any() else 0.0
+    return torch.where(present, middle / frequency, 0.0)
+
+
+def inverse_weights(counts: Int64[Tensor, "n k"]) -> Float[Tensor, " k"]:
+    """1 / share of the class's pixels, in units of its mean over the classes' pixels: all classes count the same.
+
+    A class without pixels has weight 0.
+    """
+    pixels = counts.sum(0)
+    present = pixels > 0
+    return torch.where(present, pixels.sum() / (present.sum() * pixels), 0.0)
+
+
+CLASS_WEIGHTS = {"enet": enet_weights, "median": median_weights, "inverse": inverse_weights}
+"""The rules by the names of optim.class_weights, each from images' counts of pixels to a weight a class."""

@@ -1,0 +1,100 @@
+"""LabelMe's JSON: a file an image, with polygons, rectangles, circles and masks."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections import Counter
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw
+
+from danet.data.annotations.drawing import (
+    Annotations,
+    Drawing,
+    Images,
+    Size,
+    class_colours,
+    plain,
+    refuse_other_size,
+    whole,
+    with_background,
+)
+from danet.data.labels import IGNORE_INDEX
+from danet.errors import InputError
+
+IGNORED = "__ignore__"
+"""LabelMe's name of what is not to be learnt."""
+_SHAPES = ("polygon", "rectangle", "circle", "mask")
+
+
+def read_labelme(root: Path, files: dict[Path, Any]) -> Annotations | None:
+    """LabelMe's JSON, one an image: polygons, rectangles, circles and masks, later ones over earlier ones."""
+    found = {
+        path: values
+        for path, values in files.items()
+        if isinstance(values, dict) and {"shapes", "imagePath"} <= values.keys()
+    }
+    if not found:
+        return None
+    labels: set[str] = set()
+    kinds: Counter[str] = Counter()
+    images, drawn = Images(root), {}
+    for path, values in found.items():
+        with whole(path, "LabelMe's JSON"):
+            picture = images.find(values["imagePath"], path)
+            if picture in drawn:
+                raise InputError(f"{path} annotates {picture}, as does {drawn[picture][0]}; remove one of them.")
+            areas = [shape for shape in values["shapes"] if _kind(shape) in _SHAPES]
+            kinds.update(_kind(shape) for shape in values["shapes"] if _kind(shape) not in _SHAPES)
+            labels |= {str(shape["label"]) for shape in areas}
+            told = (int(values["imageHeight"]), int(values["imageWidth"]))
+            drawn[picture] = (path, told, areas)
+    names = with_background(sorted(labels - {IGNORED}))
+    drawings = [
+        Drawing(picture, partial(_from_shapes, areas, names, told, str(path)))
+        for picture, (path, told, areas) in drawn.items()
+    ]
+    notes = [f"{count} shapes of the type {kind} have no area; they are left out." for kind, count in kinds.items()]
+    return Annotations("LabelMe's JSON", names, class_colours(names), drawings, notes)
+
+
+def _kind(shape: dict[str, Any]) -> str:
+    return shape.get("shape_type") or "polygon"
+
+
+def _from_shapes(
+    shapes: list[dict[str, Any]], names: tuple[str, ...], told: Size, source: str, size: Size
+) -> UInt8[np.ndarray, "h w"]:
+    refuse_other_size(told, size, source)
+    canvas = Image.new("L", (size[1], size[0]))
+    draw = ImageDraw.Draw(canvas)
+    for number, shape in enumerate(shapes, start=1):
+        label, kind = plain(str(shape["label"])), _kind(shape)
+        index = IGNORE_INDEX if label == IGNORED else names.index(label)
+        try:
+            points = [(float(x), float(y)) for x, y in shape["points"]]
+            if kind == "polygon":
+                draw.polygon(points, fill=index)
+            elif kind == "circle":
+                (x, y), (edge_x, edge_y) = points
+                draw.circle((x, y), float(np.hypot(edge_x - x, edge_y - y)), fill=index)
+            else:
+                (left, right), (top, bottom) = (sorted(axis) for axis in zip(*points, strict=True))
+                if kind == "rectangle":
+                    draw.rectangle((left, top, right, bottom), fill=index)
+                else:
+                    with Image.open(BytesIO(base64.b64decode(shape["mask"]))) as part:
+                        marked = Image.fromarray(np.asarray(part.convert("L")) > 0)
+                    canvas.paste(index, (round(left), round(top)), marked)
+        except (ValueError, TypeError, KeyError, OSError, binascii.Error) as error:
+            raise InputError(
+                f"{source}: shape {number} ({label}) is no {kind}: {' '.join(str(error).split())}. "
+                "Correct or remove it."
+            ) from None
+    return np.array(canvas)

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -383,3 +384,12 @@ def test_ctrl_c_ends_an_ablation_after_a_step(run, own_data, tmp_path):
     steps = len(metrics.read_text().splitlines())
     assert [path.name for path in (folder / "checkpoints").iterdir()] == [f"step-{steps:07d}.pt"]
     assert not (folder / "result.json").exists()
+
+
+def test_a_printed_configuration_trains(own_data, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    settings = ["--data.crop", "[32, 48]", "--model.out_indices", "[1]", "--model.pretrained", "false"]
+    assert main(["train", "--data.root", str(own_data), *settings, "--print_config"]) == 0
+    Path("printed.yaml").write_text(capsys.readouterr().out, encoding="utf-8")
+    assert main(["train", "printed.yaml", "--optim.steps", "1", "--data.workers", "0", "--precision", "float32"]) == 0
+    assert Path("runs/own/best").is_dir()

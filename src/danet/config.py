@@ -303,8 +303,13 @@ class RunConfig(Section):
     preprocess: Preprocess = Preprocess()
 
     def to_yaml(self) -> str:
-        """The whole configuration as YAML that `read_config` takes back."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, default_flow_style=None)
+        """The whole configuration as YAML that `read_config` takes back; what the data decide is there once they have."""
+        values = self.model_dump(mode="json")
+        by_data = {"model": ("num_classes", "in_channels"), "preprocess": tuple(Channels.model_fields)}
+        for section, names in by_data.items():
+            for name in set(names) - getattr(self, section).model_fields_set:
+                del values[section][name]
+        return yaml.safe_dump(values, sort_keys=False, default_flow_style=None, allow_unicode=True)
 
 
 def read_config(recipe: str | Path | None = None, overrides: dict[str, str] | None = None) -> RunConfig:

@@ -145,7 +145,7 @@ def _info(one: Parser) -> None:
 
 def _data_show(one: Parser) -> None:
     _add_folder(one)
-    one.add_argument("-o", "--output", default="data.html", metavar="FILE", help="the page (default: data.html)")
+    one.add_argument("-o", "--output", metavar="FILE", help="a new page (default: FOLDER-data.html)")
     one.add_argument("--count", type=int, default=12, metavar="N", help="so many images (default: 12)")
 
 

@@ -317,12 +317,12 @@ def data_init(options: argparse.Namespace) -> int:
         "classes": list(found.labels.names),
         "images": found.images,
         "kept together": found.groups,
-        "left out": found.notes,
     }
     again = (
         f"Names, colours and split are in {found.path}, to be changed by hand; then: danet data check {options.folder}"
     )
-    return _finish(options, facts, *_lines(facts), again)
+    notes = [f"note: {note}" for note in found.notes]
+    return _finish(options, facts | {"notes": found.notes}, *_lines(facts), *notes, again)
 
 
 def data_check(options: argparse.Namespace) -> int:
@@ -392,11 +392,15 @@ def data_show(options: argparse.Namespace) -> int:
     from danet.training.show import show
 
     config = _data(options)
+    name = Path(config.data.root).resolve().name if config.data.root else config.data.source
+    path = Path(options.output or f"{name}-data.html")
+    _check_output(path)
+    _check_output(path.with_suffix(".png"))
     if config.data.root is not None:  # crops are those of `danet train --data.root` without a recipe
         told = {"data.source": config.data.source, "data.root": config.data.root, "model.pretrained": "false"}
         config = own_config(told | _overrides(options))
     with Screen() as screen:
-        page, sheet = show(config, Path(options.output), options.count, screen.phase)
+        page, sheet = show(config, path, options.count, screen.phase)
     return _finish(options, {"page": str(page), "sheet": str(sheet)}, f"Page: {page}", f"Contact sheet: {sheet}")
 
 

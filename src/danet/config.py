@@ -303,7 +303,7 @@ class RunConfig(Section):
     preprocess: Preprocess = Preprocess()
 
     def to_yaml(self) -> str:
-        """The whole configuration as YAML that `read_config` takes back; what the data decide is there once they have."""
+        """The configuration as YAML that `read_config` takes back; what the data decide is there once they have."""
         values = self.model_dump(mode="json")
         by_data = {"model": ("num_classes", "in_channels"), "preprocess": tuple(Channels.model_fields)}
         for section, names in by_data.items():

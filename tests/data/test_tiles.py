@@ -195,9 +195,20 @@ def test_tiles_are_data_to_train_on_in_the_splits_of_their_images(tmp_path):
         ("void all", "All .* tiles of .* are void; allow more than 0.95 with --void"),
         ("empty", r"holds no image \(\.png, "),
         ("stems", r"a\.jpg and .*a\.png have the same stem"),
+        (
+            "one stem by list",
+            r"images/a\.jpg with .*a\.png and .*images/a\.png with .*b\.png would have the same tiles",
+        ),
+        ("elsewhere by list", r"in/\.\./c\.png lies outside .*in, by which tiles are named; move it there"),
+        ("elsewhere by folder", r"pictures/a\.png lies outside .*in, by which tiles are named; move it there"),
+        ("a list", r"val\.csv, line 1: 'images/b\.png' has 1 columns"),
+        ("a part", r"The folder .*masks/val does not exist"),
+        ("within", r"in/images/tiles lies in .*in, which is cut; choose a folder outside it with -o"),
+        ("here", r"^\. is there already; choose another folder with -o"),
+        ("not described", "no labels.yaml that says what the masks mean; have it written first: danet data init .*in"),
     ],
 )
-def test_a_fault_is_told_and_leaves_nothing(tmp_path, damage, told):
+def test_a_fault_is_told_and_leaves_nothing(tmp_path, monkeypatch, damage, told):
     source, settings, out = save_folder(tmp_path / "in", ["a", "b"]), {}, tmp_path / "out"
     mask = source / "masks" / "b.png"
     match damage:
@@ -227,10 +238,52 @@ def test_a_fault_is_told_and_leaves_nothing(tmp_path, damage, told):
         case "stems":
             source = save_image(tmp_path / "pictures" / "a.png").parent
             save_image(source / "a.jpg")
+        case "one stem by list":
+            save_image(source / "images" / "a.jpg")
+            (source / "train.txt").write_text("images/a.jpg masks/a.png\nimages/a.png masks/b.png\n")
+        case "elsewhere by list":
+            save_image(tmp_path / "c.png")
+            (source / "train.txt").write_text("images/a.png masks/a.png\n../c.png masks/b.png\n")
+        case "elsewhere by folder":
+            (source / "images").rename(tmp_path / "pictures")
+            (source / "labels.yaml").write_text("names: [road, car, tree]\nfolders: {images: ../pictures}\n")
+        case "a list":
+            (source / "train.csv").write_text("images/a.png,masks/a.png\n")
+            (source / "val.csv").write_text("images/b.png\n")
+        case "a part":
+            save_folder(source, ["c"], "train")
+            save_image(source / "images" / "val" / "d.png")
+        case "within":
+            out = source / "images" / "tiles"
+        case "here":
+            (tmp_path / "empty").mkdir()
+            monkeypatch.chdir(tmp_path / "empty")
+            out = Path(".")
+        case "not described":
+            (source / "labels.yaml").unlink()
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(InputError, match=told):
         cut(source, out, **settings)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_nothing_that_was_there_is_removed(tmp_path):
+    kept = save_image(tmp_path / ".out.part" / "a.png")
+    cut(save_image(tmp_path / "a.png"), tmp_path / "out", 32, 0)
+    assert kept.is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.part", "a.png", "out"]
+    assert (tmp_path / "out").stat().st_mode == kept.parent.stat().st_mode
+
+
+@pytest.mark.parametrize("splits", [["val"], ["train", "test"]])
+def test_a_split_that_is_absent_is_passed_over(tmp_path, splits):
+    for split in splits:
+        save_folder(tmp_path / "folders", ["a"], split)
+        save_folder(tmp_path / "lists", [split])
+        (tmp_path / "lists" / f"{split}.txt").write_text(f"images/{split}.png masks/{split}.png\n")
+    for name in ("folders", "lists"):
+        found = cut(tmp_path / name, tmp_path / f"{name} cut", 64, 0)
+        assert [Path(tile.tile).parts[1] for tile in found.tiles] == splits
 
 
 def test_what_is_too_large_to_open_is_cut_and_the_limit_is_back(tmp_path, monkeypatch):

@@ -71,6 +71,23 @@ def test_the_command_shows_what_training_sees(own_data, tmp_path, capsys, sampli
     assert sorted(entry.name for entry in path.parent.iterdir()) == ["own.html", "own.png"]
 
 
+def test_the_page_is_named_after_the_data_and_replaces_nothing(own_data, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    sheet = tmp_path / "own-data.png"
+    sheet.write_text("mine")
+    assert main(["data", "show", str(own_data), "--count", "1"]) == 2
+    assert "own-data.png exists; choose another with -o, or remove it" in capsys.readouterr().err
+    assert (sheet.read_text(), (tmp_path / "own-data.html").exists()) == ("mine", False)
+    sheet.unlink()
+    assert main(["data", "show", str(own_data), "--count", "1"]) == 0
+    with Image.open(sheet) as picture:
+        assert picture.height > ROW
+    page = (tmp_path / "own-data.html").read_bytes()
+    assert main(["data", "show", str(own_data), "--count", "1"]) == 2
+    assert "own-data.html exists" in capsys.readouterr().err
+    assert (tmp_path / "own-data.html").read_bytes() == page
+
+
 def test_any_channels_are_shown(own_data, tmp_path):
     for number, image in enumerate(sorted((own_data / "images").rglob("*.png"))):
         values = np.random.default_rng(number).integers(0, 10_000, (48, 64, 4), np.uint16)
@@ -86,6 +103,7 @@ def test_any_channels_are_shown(own_data, tmp_path):
     ("arguments", "told"),
     [
         (["-o", "page.png"], "The page page.png is no .html file; give -o one, such as page.html"),
+        (["-o", "."], ". exists; choose another with -o"),
         (["--count", "0"], "The count is 0; show at least 1 image"),
     ],
 )

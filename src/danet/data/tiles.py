@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-import shutil
+import os
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,13 +20,16 @@ from PIL import ExifTags, Image, ImageOps
 from danet.config import SMALLEST_SIDE, read_yaml
 from danet.data.images import IMAGE_SUFFIXES, TIFF, file_mode, read_colours, read_mask, readable
 from danet.data.labels import IGNORE_INDEX, LabelSpace
+from danet.data.listing import Stray, read_layout
 from danet.data.pairs import list_files, stem_of
 from danet.data.parallel import Progress
-from danet.data.sources import Stray, folder
+from danet.data.sources import folder
+from danet.data.split import SPLITS
 from danet.errors import InputError
 
 INDEX = "index.csv"
 _SUFFIXES = (*IMAGE_SUFFIXES, ".npy")
+_SPLITS = (*SPLITS, "test")
 _MOST_PIXELS = 2**30
 """Of an image that has to be held whole, since its format cannot be read in parts."""
 
@@ -88,19 +92,18 @@ def cut(
     bits a channel are TIFF with the part's georeference, those of .npy files .npy: no value changes. TIFF and .npy are
     read in parts, other files whole. void: a tile is left out where more than this share of it is ignored in its mask,
     or, without masks, is no data in its TIFF file.
-    Raises InputError for settings that cannot be, for what cannot be read, and for sizes that differ; then there is no
-    `output`.
+    Raises InputError for settings that cannot be, for what cannot be read, for sizes that differ, and for an `output`
+    that is there or lies in `source`; then nothing is written.
     """
     _refuse_settings(size, overlap, void)
     labels, pairs = _listed(source)
-    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-        raise InputError(f"{output} is there already; choose another folder with -o.")
+    _refuse_output(output, source)
     below = source if source.is_dir() else source.parent
     tiles: list[Tile] = []
     with _no_limit():
         plan = {stem: _planned(image, mask, size, overlap) for stem, (image, mask) in pairs.items()}
         total, done = sum(map(len, plan.values())), 0
-        with _built_aside(output) as aside:
+        with _built_aside(output.resolve()) as aside:
             for stem, (image, mask) in pairs.items():
                 with _opened(image) as picture, _opened(mask or image) as truth:
                     for window in plan[stem]:
@@ -114,7 +117,7 @@ def cut(
                                 part.unlink()
                         if share <= void:
                             path = picture.write(window, aside / "images" / name)
-                            told = path.relative_to(aside).as_posix(), image.relative_to(below).as_posix()
+                            told = path.relative_to(aside).as_posix(), _below(image, below).as_posix()
                             tiles.append(Tile(*told, *window, round(share, 4)))
                         done += 1
                         progress(done, total)
@@ -143,6 +146,14 @@ def _refuse_settings(size: int, overlap: int, void: float) -> None:
         raise InputError(f"The void share {void:g} is no share; give 0 to 1.")
 
 
+def _refuse_output(output: Path, source: Path) -> None:
+    there = output.resolve()
+    if there.exists() and (not there.is_dir() or any(there.iterdir()) or there == Path.cwd()):
+        raise InputError(f"{output} is there already; choose another folder with -o.")
+    if there.is_relative_to(source.resolve()):
+        raise InputError(f"{output} lies in {source}, which is cut; choose a folder outside it with -o.")
+
+
 def _listed(source: Path) -> tuple[LabelSpace | None, Mapping[str, tuple[Path, Path | None]]]:
     """The label space, where `source` is someone's own data, and by stem each image with its mask."""
     if source.is_file():
@@ -152,6 +163,11 @@ def _listed(source: Path) -> tuple[LabelSpace | None, Mapping[str, tuple[Path, P
             f"{source} does not exist; give an image, a folder of images, or images/, masks/, labels.yaml."
         )
     if not (source / "labels.yaml").is_file():
+        if all((source / kind).is_dir() for kind in ("images", "masks")):
+            raise InputError(
+                f"{source} has images/ and masks/, but no labels.yaml that says what the masks mean; have it written "
+                f"first: danet data init {source}"
+            )
         found: dict[str, tuple[Path, Path | None]] = {}
         for path in list_files(source, _SUFFIXES):
             other = found.setdefault(stem_of(path, source), (path, None))[0]
@@ -167,23 +183,45 @@ def _own_data(source: Path) -> tuple[LabelSpace, dict[str, tuple[Path, Path | No
     """The same for all splits that there are; stems begin with the split."""
     faults: list[InputError] = []
     strays: list[Stray] = []
-    labels, pairs = None, {}
-    for split in ("train", "val", "test"):
+    labels, pairs, named = None, {}, _named_splits(source)
+    for split in named or SPLITS:
         try:
             items, labels = folder(source, split, strays=strays)
-        except InputError as error:  # a few large images may all fall into one split
-            faults.append(error)
+        except InputError as error:
+            if named:
+                raise
+            faults.append(error)  # by their names a few large images may all fall into one split
             continue
         for item in items:
-            stem = Path(item.name).relative_to(source).with_suffix("").as_posix()
-            stem = stem.removeprefix("images/").removeprefix(f"{split}/")
-            pairs[f"{split}/{stem}"] = Path(item.name), Path(item.mask)
+            pair = Path(item.name), Path(item.mask)
+            stem = _below(pair[0], source).with_suffix("").as_posix()
+            stem = f"{split}/{stem.removeprefix('images/').removeprefix(f'{split}/')}"
+            if (other := pairs.setdefault(stem, pair)) != pair:
+                both = " and ".join(f"{image} with {mask}" for image, mask in (other, pair))
+                raise InputError(f"{both} would have the same tiles, {stem}-…; rename or remove one of them.")
     refused = next((stray for stray in strays if stray.refused), None)
     if refused is not None:
         raise InputError(refused.told)
     if labels is None:
         raise faults[0]
     return labels, pairs
+
+
+def _named_splits(source: Path) -> list[str]:
+    """The splits that lists name, else folders; none where the images' names alone decide (`folder`)."""
+    layout, _ = read_layout(source / "labels.yaml")
+    images, masks = source / layout.images, source / layout.masks
+    listed = [split for split in _SPLITS if any((source / f"{split}{end}").exists() for end in (".txt", ".csv"))]
+    apart = any((images / split).is_dir() for split in SPLITS)
+    return listed or [split for split in _SPLITS if apart and ((images / split).is_dir() or (masks / split).is_dir())]
+
+
+def _below(path: Path, folder: Path) -> Path:
+    """`path` as seen from `folder`, in which it must lie; links count as what they stand for there."""
+    try:
+        return Path(os.path.abspath(path)).relative_to(os.path.abspath(folder))
+    except ValueError:
+        raise InputError(f"{path} lies outside {folder}, by which tiles are named; move it there.") from None
 
 
 def _planned(image: Path, mask: Path | None, size: int, overlap: int) -> list[Window]:
@@ -367,13 +405,11 @@ def _no_limit() -> Iterator[None]:
 @contextmanager
 def _built_aside(folder: Path) -> Iterator[Path]:
     """A new folder beside `folder`, renamed to it at the end, removed if anything goes wrong."""
-    aside = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    try:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".danet-", dir=folder.parent, ignore_cleanup_errors=True) as own:
+        aside = Path(own) / folder.name  # a folder in it, for it is nobody else's to read
+        aside.mkdir()
         yield aside
         if folder.is_dir():
             folder.rmdir()
         aside.rename(folder)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)

@@ -59,8 +59,8 @@ class ScaledCrop:
 
     The scaled image is never made: the window's part of the original is cut out and resized, bilinear with antialias
     (masks: nearest). Where the window is larger than the image, it shows all of it at a random place, padded with the
-    mean colour (masks: IGNORE_INDEX). A window without labels, or of whose labelled pixels one class has more than
-    `max_class_share`, is drawn again, at most MOST_DRAWS times in all.
+    mean colour (masks: IGNORE_INDEX). With a `max_class_share` below 1, a window of whose labelled pixels one class has
+    more than that, or that has none, is drawn again, at most MOST_DRAWS times in all; with 1 none is.
     """
 
     def __init__(

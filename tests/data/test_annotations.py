@@ -103,7 +103,7 @@ def test_labelme_shapes_lie_over_one_another(tmp_path):
     found = find_annotations(tmp_path)
     assert (found.names, found.notes) == (
         ("background", "car", "树"),
-        ["1 shapes of the type line have no area; they are left out."],
+        ["Shapes of the type line, which have no area, are left out: 1."],
     )
     mask = drawn(found, "b c.JPG")
     expected = box(10, 5, 30, 20, 2)
@@ -140,7 +140,7 @@ def test_coco_polygons_and_run_lengths_with_the_smaller_on_top(tmp_path):
     write_json(tmp_path / "instances.json", values)
     found = find_annotations(tmp_path)
     assert found.names == ("background", "car", "tree", "sky")
-    assert found.notes == ["1 annotations are boxes without a region; they are left out."]
+    assert found.notes == ["Boxes without a region are left out: 1."]
     expected = box(0, 0, 40, 30, 2)
     expected[5:20, 10:30] = 1
     expected[:, [0, 47]] = 3

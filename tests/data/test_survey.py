@@ -1,14 +1,15 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
 import yaml
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from danet.config import Channels
 from danet.data.labels import LabelSpace
 from danet.data.sources import folder
-from danet.data.survey import init
+from danet.data.survey import _replaced, init
 from danet.errors import InputError
 from tests.data.trees import save_image, save_mask
 
@@ -71,6 +72,8 @@ def test_images_and_masks_are_found_wherever_they_lie(tmp_path, image, mask, fol
         ((0, 1), {"names": ["background", "foreground"], "ignore": [255]}),
         ((0, 1, 255), {"names": ["background", "foreground"], "ignore": [255]}),
         ((1, 2, 5), {"names": ["class 1", "class 2", "class 5"], "ids": {1: 0, 2: 1, 5: 2}, "ignore": [255]}),
+        ((0, 15, 255), {"names": ["class 0", "class 15"], "ids": {0: 0, 15: 1}, "ignore": [255]}),
+        ((1, 2, 7, 255), {"names": ["class 1", "class 2", "class 7"], "ids": {1: 0, 2: 1, 7: 2}, "ignore": [255]}),
         ((0, 128, 255), {"names": ["class 0", "class 128", "class 255"], "ids": {0: 0, 128: 1, 255: 2}, "ignore": []}),
     ],
 )
@@ -193,7 +196,7 @@ def test_annotations_are_drawn_once_into_masks(tmp_path):
     save_image(tmp_path / "not annotated.png")
     found = init(tmp_path)
     assert found.kind == "LabelMe's JSON"
-    assert found.notes == [f"1 images have no annotation ({tmp_path / 'not annotated.png'}, …)."]
+    assert found.notes == [f"1 image has no annotation ({tmp_path / 'not annotated.png'})."]
     assert sum(found.images.values()) == sum(map(len, splits(tmp_path).values())) == 6
     item = folder(tmp_path, "train")[0][0]
     assert np.bincount(item.load()[1].ravel()).tolist() == [40 * 48 - 300, 300]
@@ -260,14 +263,14 @@ def other_channels(root):
     ("build", "options", "told"),
     [
         (no_masks, {}, r"holds no mask \(\.png, .*\) with an image of its name; put images into images/"),
-        (one_class, {}, r"The 10 masks \(.*0\.png, …\) hold nothing but 0; there is nothing to learn"),
+        (one_class, {}, r"All masks \(.*0\.png, …\) hold nothing but 0; that teaches nothing"),
         (a_photograph_as_mask, {}, "hold 256 different values; of classes there are at most 254"),
         (colours_and_values, {}, r"3\.png has colours, .*0\.png one channel"),
-        (one_image, {}, "1 images in 1 groups .* cannot be split"),
+        (one_image, {}, r"Too little to split .* \(images: 1, groups by image: 1\)"),
         (two_folders_of_masks, {}, "coarse and fine may each be the masks; say which with --images and --masks"),
         (two_folders_of_masks, {"masks": "find"}, "has no folder find"),
         (a_cut_mask, {}, r"masks/3\.png cannot be read"),
-        (other_channels, {}, r"10\.png has 1 channels, .* 3; images of one data set have as many"),
+        (other_channels, {}, r"10\.png and .* differ in channels \(1 and 3\); images of one data set have as many"),
         (data_set, {"groups": "("}, "--groups: groups is .* folder, prefix or a regular expression"),
         (data_set, {"val": 1.0}, "--val is 1; the share of validation lies between 0 and 1"),
     ],
@@ -291,7 +294,121 @@ def test_an_image_without_mask_is_left_out_and_told(tmp_path):
     save_image(data_set(tmp_path) / "images" / "spare.jpg")
     save_mask(tmp_path / "masks" / "lone.png")
     found = init(tmp_path)
-    assert [note.split(" (")[0] for note in found.notes] == ["1 images have no mask", "1 masks have no image"]
+    assert [note.split(" (")[0] for note in found.notes] == ["1 image has no mask", "1 mask has no image"]
     assert written(tmp_path)["folders"] == {"complete": False}
     assert sum(map(len, splits(tmp_path).values())) == 10
     assert LabelSpace.load(tmp_path / "labels.yaml") == found.labels
+
+
+def test_what_255_became_and_a_value_that_is_rare_are_told(tmp_path):
+    mask = mask_of((0, 1, 255))
+    save_mask(data_set(tmp_path, (0, 1, 255)) / "masks" / "3.png", np.where(np.arange(48) == 7, 204, mask))
+    told = "\n".join(init(tmp_path).notes)
+    assert written(tmp_path)["ignore"] == [255]
+    assert '255 is taken for "not labelled"; if it is a class, move it from ignore' in told
+    assert f"204 (pixels: 40, first in {tmp_path / 'masks' / '3.png'})" in told
+    data_set(tmp_path, (0, 85, 170, 255))
+    assert "0, 85, 170, 255 are evenly spread, so 255 is a class" in init(tmp_path, force=True).notes[0]
+
+
+def test_soft_edges_are_refused(tmp_path):
+    data_set(tmp_path, (0, 255), count=6)
+    block = np.zeros((40, 48), np.uint8)
+    block[8:30, 10:36] = 255
+    for number in range(6):
+        Image.fromarray(block).save(tmp_path / "masks" / f"{number}.png")
+    assert init(tmp_path).notes == []
+    soft = Image.fromarray(block).filter(ImageFilter.GaussianBlur(2))
+    for mode in ("L", "RGB"):
+        for number in range(6):
+            (soft if number == 4 else Image.fromarray(block)).convert(mode).save(tmp_path / "masks" / f"{number}.png")
+        with pytest.raises(InputError, match=r"4\.png holds \d+ values between 0 and 255.*Export it again without"):
+            init(tmp_path, force=True)
+
+
+def test_numbers_saved_as_rgb_are_told_and_white_among_them_is_ignored(tmp_path):
+    data_set(tmp_path, (0, 1, 2, 255))
+    for path in (tmp_path / "masks").iterdir():
+        Image.open(path).convert("RGB").save(path)
+    found = init(tmp_path)
+    assert found.labels.names == ("class 0", "class 1", "class 2")
+    assert written(tmp_path)["ignore_colours"] == [[255, 255, 255]]
+    assert "all grey: numbers saved as RGB" in found.notes[0]
+    items, labels = folder(tmp_path, "train")
+    assert values_of(items[0], labels) == {0, 1, 2, 255}
+
+
+def test_folders_of_splits_are_never_mixed(tmp_path):
+    for split, longer, count in (("train", "training", 7), ("val", "validation", 6)):
+        data_set(tmp_path / "a", image=f"{split}/images/{{}}.png", mask=f"{split}/masks/{{}}.png")
+        data_set(tmp_path / "c", image=f"images/{longer}/{{}}.png", mask=f"masks/{longer}/{{}}.png", count=count)
+        data_set(tmp_path / "b", image=f"{split}/{{}}.png", mask=f"{split}annot/{{}}.png", count=count)
+    with pytest.raises(
+        InputError, match=r"within (train|val)/ and within (val|train)/; .* val/images becomes images/val"
+    ):
+        init(tmp_path / "a")
+    named = init(tmp_path / "a", images="train/images", masks="train/masks")
+    assert sum(named.images.values()) == 10
+    assert init(tmp_path / "b").notes == ["val/ and valannot/ hold pairs as well, which are left out: 6."]
+    assert init(tmp_path / "c").notes[0].startswith("training, validation: such folders tell no split")
+
+
+@pytest.mark.parametrize(
+    ("others", "told"),
+    [
+        (["valid"], r"val/ holds no image; rename valid/ to val/, and the masks alike"),
+        (["test"], r"val/ holds no image; move some into val/"),
+        ([], r"val/ holds no image; move some into val/"),
+    ],
+)
+def test_folders_without_val_are_refused_before_anything_is_written(tmp_path, others, told):
+    for split in ("train", *others):
+        data_set(tmp_path, image=f"images/{split}/{{}}.png", mask=f"masks/{split}/{{}}.png")
+    with pytest.raises(InputError, match=told):
+        init(tmp_path)
+    assert not (tmp_path / "labels.yaml").exists()
+
+
+def test_the_counts_are_those_of_training(tmp_path):
+    for split, count in (("train", 5), ("val", 2), ("test", 3)):
+        data_set(tmp_path, image=f"images/{split}/{{}}.png", mask=f"masks/{split}/{{}}.png", count=count)
+    found = init(tmp_path)
+    assert found.images == {split: len(part) for split, part in splits(tmp_path).items()} == {"train": 5, "val": 2}
+    assert found.notes == ["Images outside train/ and val/ are left out: 3."]
+    (tmp_path / "train.txt").write_text("images/test/0.png masks/test/0.png\n")
+    with pytest.raises(InputError, match=r"has train\.txt, by which val has no image; write val\.txt as well"):
+        init(tmp_path, force=True)
+    (tmp_path / "val.txt").write_text("images/test/1.png masks/test/1.png\n")
+    assert init(tmp_path, force=True).images == {split: len(part) for split, part in splits(tmp_path).items()}
+
+
+def test_earlier_masks_come_back_where_the_new_ones_cannot_take_their_place(tmp_path):
+    labelme(tmp_path, [f"{number}" for number in range(6)])
+    init(tmp_path)
+    with pytest.raises(FileNotFoundError), _replaced(tmp_path / "masks", force=True) as aside:
+        shutil.rmtree(aside)
+    assert len(list((tmp_path / "masks").iterdir())) == 6
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_file_that_is_no_annotation_is_a_note_beside_images_and_masks(tmp_path):
+    (tmp_path / "notes.json").write_text("{")
+    (tmp_path / "old.zip").write_text("no archive")
+    with pytest.raises(InputError, match=r"notes\.json is no JSON"):
+        init(tmp_path)
+    told = init(data_set(tmp_path)).notes
+    assert [note.split(" is no ")[1][:3] for note in told] == ["JSO", "zip"]
+    labelme(tmp_path, ["a"])
+    with pytest.raises(InputError, match=r"notes\.json is no JSON"):
+        init(tmp_path, force=True)
+
+
+def test_names_that_differ_in_case_are_named(tmp_path):
+    data_set(tmp_path / "a", image="images/IMG_{}.jpg", mask="masks/img_{}.png")
+    with pytest.raises(InputError, match=r"IMG_0\.jpg and .*img_0\.png differ in upper and lower case"):
+        init(tmp_path / "a")
+    data_set(tmp_path / "b")
+    (tmp_path / "b" / "masks" / "3.png").unlink()
+    save_image(tmp_path / "b" / "images" / "Spare.jpg")
+    save_mask(tmp_path / "b" / "masks" / "spare.png")
+    assert "Spare.jpg and" in init(tmp_path / "b").notes[-1]

@@ -176,24 +176,21 @@ class LabelSpace:
         channels = values.get("channels")
         if channels is not None and not isinstance(channels, Mapping):
             raise InputError(f"{where}: channels is {channels!r}; write its fields, such as names: [red, green, nir].")
-        try:
-            return cls(
-                name=str(values.get("name", where)),
-                names=tuple(names),
-                colours=tuple(_triple(colour) for colour in values.get("colours") or ()),
-                ids={int(value): int(index) for value, index in (values.get("ids") or {}).items()},
-                ignore=tuple(int(value) for value in values.get("ignore", (IGNORE_INDEX,))),
-                channels=None if channels is None else validate(Channels, dict(channels), f"{where}, channels"),
-                masks=values.get("masks", "indices"),
-                ignore_colours=tuple(_triple(colour) for colour in values.get("ignore_colours", ())),
-            )
-        except (TypeError, AttributeError, ValueError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(
-                f"{where}: {error}; write colours as [[r, g, b], …], ids as {{file value: class index}}, "
-                "ignore as [file value, …]."
-            ) from None
+        ids, ignore = values.get("ids") or {}, values.get("ignore", (IGNORE_INDEX,))
+        if not isinstance(ids, Mapping) or not all(map(_is_whole, [*map(_number, ids), *ids.values()])):
+            raise InputError(f"{where}: ids is {ids!r}; write file value: class index, such as ids: {{1: 0, 7: 1}}.")
+        if not isinstance(ignore, (list, tuple)) or not all(map(_is_whole, ignore)):
+            raise InputError(f"{where}: ignore is {ignore!r}; list file values, such as ignore: [255], or ignore: [].")
+        return cls(
+            name=str(values.get("name", where)),
+            names=tuple(names),
+            colours=_triples(values.get("colours") or (), f"{where}: colours"),
+            ids={_number(value): index for value, index in ids.items()},
+            ignore=tuple(ignore),
+            channels=None if channels is None else validate(Channels, dict(channels), f"{where}, channels"),
+            masks=values.get("masks", "indices"),
+            ignore_colours=_triples(values.get("ignore_colours", ()), f"{where}: ignore_colours"),
+        )
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> LabelSpace:
@@ -245,9 +242,22 @@ def _codes(colours: UInt8[np.ndarray, "*shape 3"]) -> Int32[np.ndarray, "*shape"
     return red << 16 | green << 8 | blue
 
 
-def _triple(colour: Any) -> Colour:
-    red, green, blue = (int(value) for value in colour)
-    return red, green, blue
+def _triples(colours: Any, what: str) -> tuple[Colour, ...]:
+    if not isinstance(colours, (list, tuple)):
+        raise InputError(f"{what} is {colours!r}; write [[r, g, b], …].")
+    for colour in colours:
+        if not isinstance(colour, (list, tuple)) or len(colour) != 3 or not all(map(_is_whole, colour)):
+            raise InputError(f"{what} holds {colour!r}; a colour is three whole numbers, such as [128, 64, 128].")
+    return tuple((red, green, blue) for red, green, blue in colours)
+
+
+def _number(key: Any) -> Any:
+    """A file value among the keys of ids, which JSON makes text."""
+    return int(key) if isinstance(key, str) and key.isdecimal() else key
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _ranges(values: Mapping[int, int] | tuple[int, ...]) -> str:

@@ -11,7 +11,8 @@ import numpy as np
 
 from danet.config import Folders
 from danet.data.images import IMAGE_SUFFIXES, file_mode, read_image, read_mask
-from danet.data.pairs import MASK_SUFFIXES, list_files, stem_of
+from danet.data.pairs import MASK_SUFFIXES, list_files, near_miss, stem_of
+from danet.data.split import SPELT
 from danet.errors import InputError
 
 IMAGES = (*IMAGE_SUFFIXES, ".npy")
@@ -21,11 +22,13 @@ _DEEPEST = 3
 _USUAL = (("images", "masks"), ("JPEGImages", "SegmentationClass"))
 
 
-def find_folders(root: Path, images: str | None = None, masks: str | None = None) -> Folders:
-    """The folders below ROOT in which most masks have an image of their stem, and what their stems have more.
+def find_folders(root: Path, images: str | None = None, masks: str | None = None) -> tuple[Folders, list[str]]:
+    """The folders below ROOT in which most masks have an image of their stem, and what their stems have more; and notes
+    on others that hold such pairs as well.
 
     images, masks: the folders, where someone has said which. Two folders are looked for first, then one with both side
-    by side. Raises InputError where no mask has an image, and where two folders may be the masks.
+    by side; folders of different splits never. Raises InputError where no mask has an image, where two folders may be
+    the masks, and where several splits have folders of images and masks of their own.
     """
     for name in (images, masks):
         if name is not None and not (root / name).is_dir():
@@ -38,10 +41,14 @@ def find_folders(root: Path, images: str | None = None, masks: str | None = None
     masked = {place: _stems(root / place, MASK_SUFFIXES) for place in ([masks] if masks else places)}
     ranked: list[tuple[int, int, str, str, str]] = []
     for pictures, drawn in product(stems, masked):
-        if not f"{pictures}/".startswith(f"{drawn}/") or pictures == drawn:
+        inside = pictures != drawn and f"{pictures}/".startswith(f"{drawn}/")
+        if not inside and len({*_splits(pictures), *_splits(drawn)}) < 2:
             suffix, count = _suffix(stems[pictures], masked[drawn], same=pictures == drawn)
             ranked += [(-count, pictures.count("/") + drawn.count("/"), pictures, drawn, suffix)] if count else []
     if not ranked:
+        missed = near_miss(list_files(root, IMAGES), list_files(root, MASK_SUFFIXES))
+        if missed is not None:
+            raise InputError(f"{root} holds no mask with an image of its name: {missed}")
         raise InputError(
             f"{root} holds no mask ({', '.join(MASK_SUFFIXES)}) with an image of its name; put images into images/ and "
             "masks into masks/, or say where they are with --images and --masks."
@@ -54,7 +61,45 @@ def find_folders(root: Path, images: str | None = None, masks: str | None = None
         several = " and ".join(sorted(masked_by))
         raise InputError(f"{root}: {several} may each be the masks; say which with --images and --masks.")
     [(drawn, suffix)] = masked_by.items()
-    return Folders(images=pictures, masks=drawn, suffix=suffix)
+    if images is None and masks is None:
+        _refuse_several_splits(root, pictures, drawn)
+    return Folders(images=pictures, masks=drawn, suffix=suffix), _others(sorted(ranked), [pictures, drawn])
+
+
+def _splits(place: str) -> list[str]:
+    """The splits that the folders of `place` are called like; two letters tell train and training from all others."""
+    return [part.casefold()[:2] for part in place.split("/") if part.casefold() in SPELT]
+
+
+def _refuse_several_splits(root: Path, images: str, masks: str) -> None:
+    """Refuse train/images with train/masks where val/images is there too: they are one data set."""
+    parts, drawn = images.split("/"), masks.split("/")
+    for depth, split in enumerate(parts[:-1]):
+        if split.casefold() not in SPELT or parts[: depth + 1] != drawn[: depth + 1] or len(drawn) == depth + 1:
+            continue
+        parent = root.joinpath(*parts[:depth])
+        for other in sorted(path.name for path in parent.iterdir()):
+            beside = other != split and other.casefold() in SPELT
+            if beside and parent.joinpath(other, *parts[depth + 1 :]).is_dir():
+                raise InputError(
+                    f"{parent} has images and masks within {split}/ and within {other}/; put the splits into both "
+                    f"instead: {images} becomes images/{split}, {masks} masks/{split}, and so on, with the names train "
+                    "and val."
+                )
+
+
+def _others(ranked: list[tuple[int, int, str, str, str]], taken: list[str]) -> list[str]:
+    """Notes on the folders that hold pairs too, apart from those that are taken."""
+    notes = []
+    for count, _, images, masks, _ in ranked:
+        if images != masks and not any(_overlap(one, other) for one in (images, masks) for other in taken):
+            notes.append(f"{images}/ and {masks}/ hold pairs as well, which are left out: {-count}.")
+            taken = [*taken, images, masks]
+    return notes
+
+
+def _overlap(one: str, other: str) -> bool:
+    return "." in (one, other) or f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/")
 
 
 def _folders(parent: Path, depth: int) -> Iterator[Path]:

@@ -37,8 +37,8 @@ def measure_channels(images: Sequence[Path], workers: int = 0, progress: Progres
     count = counts[one]
     if counts[other] != count:
         raise InputError(
-            f"{one} has {count} channels, {other} {counts[other]}; images of one data set have as many. Convert some, "
-            "or leave them out."
+            f"{one} and {other} differ in channels ({count} and {counts[other]}); images of one data set have as many. "
+            "Convert some, or leave them out."
         )
     names = {1: ["grey"], 3: ["red", "green", "blue"]}.get(count, [f"channel {number + 1}" for number in range(count)])
     raw = Channels.model_validate({"names": names, "range": _EIGHT_BITS if plain else _RAW})

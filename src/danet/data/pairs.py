@@ -64,6 +64,18 @@ def stem_of(path: Path, folder: Path) -> str:
     return unicodedata.normalize("NFC", path.relative_to(folder).with_suffix("").as_posix())
 
 
+def near_miss(images: Iterable[Path], masks: Iterable[Path], suffix: str = "") -> str | None:
+    """What keeps the first mask from an image whose name differs in upper and lower case alone, with the mend."""
+    by_stem: dict[str, list[Path]] = {}
+    for image in images:
+        by_stem.setdefault(f"{image.stem}{suffix}".casefold(), []).append(image)
+    for mask in masks:
+        for image in by_stem.get(mask.stem.casefold(), []):
+            if f"{image.stem}{suffix}" != mask.stem:
+                return f"{image} and {mask} differ in upper and lower case; spell such names alike."
+    return None
+
+
 def _by_stem(paths: Iterable[Path], folder: Path) -> tuple[dict[str, Path], list[tuple[Path, Path]]]:
     found: dict[str, Path] = {}
     twice = []

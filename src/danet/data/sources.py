@@ -25,12 +25,11 @@ from danet.data.listing import (
 from danet.data.pairs import stem_of
 from danet.data.published import PUBLISHED
 from danet.data.scenes import scene
-from danet.data.split import SPLITS, assign_split
+from danet.data.split import LISTS, assign_split, in_folders
 from danet.data.tables import table
 from danet.errors import InputError
 
 _OWN = "data.root is a folder with labels.yaml, images/ and masks/."
-_LISTS = tuple(f"{split}{suffix}" for split in ("train", "val", "test") for suffix in (".txt", ".csv"))
 _LIST_MEND = "Correct the list of images and masks, or put the files there."
 
 
@@ -47,7 +46,7 @@ def folder(root: str | Path, split: str, preprocess: Preprocess = UNSET, strays:
     """
     root = existing(Path(root), _OWN)
     known_split(split, ("train", "val", "test"))
-    lists = {path.stem: path for path in root.glob("*.*") if path.name in _LISTS}
+    lists = {path.stem: path for path in root.glob("*.*") if path.name in LISTS}
     if not (root / "labels.yaml").is_file():
         raise InputError(
             f"{root} has no labels.yaml; write one, such as names: [road, car], or have it written: "
@@ -62,7 +61,7 @@ def folder(root: str | Path, split: str, preprocess: Preprocess = UNSET, strays:
         if not path.is_dir():
             raise InputError(f"{root} has no folder {path.relative_to(root)}/; put the {what} there.")
     told = (channels, strays, reader(labels), folders.suffix, folders.complete)
-    if any((images / name).is_dir() for name in SPLITS):
+    if in_folders(images):
         return stem_pairs(images / split, masks / split, *told), labels
     items = stem_pairs(images, masks, *told)
     stems = {stem_of(Path(item.name), images): item for item in items}

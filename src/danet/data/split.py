@@ -6,11 +6,16 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Set
+from pathlib import Path
 
 from danet.config import Split
 from danet.errors import InputError
 
 SPLITS = ("train", "val")
+LISTS = tuple(f"{split}{suffix}" for split in ("train", "val", "test") for suffix in (".txt", ".csv"))
+"""Lists of image and mask by line, which decide the split where any is there."""
+SPELT = ("train", "training", "val", "valid", "validation", "dev", "test", "testing")
+"""What folders of splits are called elsewhere; here only those of `SPLITS` decide."""
 SEEDS = 100
 """So many splits are compared; the one that shares images and classes best is taken."""
 _NUMBERED = re.compile(r"(.+?)[\s_.-]+[^\W\d_]*\d+")
@@ -43,6 +48,11 @@ def placed(stem: str) -> bool:
     return first in SPLITS and bool(rest)
 
 
+def in_folders(images: Path) -> bool:
+    """Whether folders tell the splits of all images below `images`: what lies elsewhere is then in none."""
+    return any((images / split).is_dir() for split in SPLITS)
+
+
 def suggest_groups(stems: Iterable[str]) -> str | None:
     """The rule by which the names fall into at least three groups, of two images or more on average: folder, prefix or
     none."""
@@ -73,8 +83,8 @@ def choose_split(classes: Mapping[str, Set[int]], groups: str | None, val: float
             ranked.append((absent, abs(share - val), seed))
     if not ranked:
         raise InputError(
-            f"{len(classes)} images in {len(within)} groups (by {groups or 'image'}) cannot be split into training and "
-            f"validation with {val:g} for the latter; add images, or choose --groups and --val yourself."
+            f"Too little to split into training and validation with {val:g} for the latter (images: {len(classes)}, "
+            f"groups by {groups or 'image'}: {len(within)}); add images, or choose --groups and --val yourself."
         )
     return Split(val=val, groups=groups, seed=min(ranked)[2])
 

@@ -54,7 +54,7 @@ def read_coco(root: Path, files: dict[Path, Any]) -> Annotations | None:
                 regions[picture] = (path, image, told, marked[image["id"]])
     boxes = sum(not one.get("segmentation") for _, _, _, marked in regions.values() for one in marked)
     if boxes:
-        notes.append(f"{boxes} annotations are boxes without a region; they are left out.")
+        notes.append(f"Boxes without a region are left out: {boxes}.")
     names = with_background(classes[number] for number in sorted(classes))
     index = {number: names.index(plain(name)) for number, name in classes.items()}
     drawings = [

@@ -68,9 +68,20 @@ def read_cvat(root: Path, files: dict[Path, Any]) -> Annotations | None:
     return Annotations("masks of CVAT", names, colours, drawings, [], own)
 
 
+def refuse_no_archive(path: Path) -> None:
+    """Raises InputError where `path` cannot be opened as a zip archive."""
+    try:
+        zipfile.ZipFile(path).close()
+    except (OSError, ValueError, zipfile.BadZipFile):
+        raise InputError(f"{path} is no zip archive; export it again, or move it away.") from None
+
+
 def _labelmap_in(archive: Path) -> str | None:
-    if not zipfile.is_zipfile(archive):
-        raise InputError(f"{archive} is no zip archive; export it again, or move it away.")
+    """The archive's labelmap.txt; None where there is none, or no archive."""
+    try:
+        refuse_no_archive(archive)
+    except InputError:
+        return None
     with zipfile.ZipFile(archive) as opened:
         return next((name for name in opened.namelist() if PurePosixPath(name).name == "labelmap.txt"), None)
 

@@ -60,7 +60,7 @@ def read_labelme(root: Path, files: dict[Path, Any]) -> Annotations | None:
         Drawing(picture, partial(_from_shapes, areas, names, told, str(path)))
         for picture, (path, told, areas) in drawn.items()
     ]
-    notes = [f"{count} shapes of the type {kind} have no area; they are left out." for kind, count in kinds.items()]
+    notes = [f"Shapes of the type {kind}, which have no area, are left out: {count}." for kind, count in kinds.items()]
     return Annotations("LabelMe's JSON", names, class_colours(names), drawings, notes)
 
 

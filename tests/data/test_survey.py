@@ -84,6 +84,7 @@ def test_values_become_classes(tmp_path, values, entries):
     seen = set(range(len(entries["names"]))) | ({255} if 255 in values and 255 in entries["ignore"] else set())
     assert values_of(items[0], labels) == seen
     assert labels == found.labels
+    assert "background" in labels.names or (0, 0, 0) not in labels.colours
 
 
 def test_a_palette_gives_the_colours(tmp_path):

@@ -179,7 +179,7 @@ def _colours(classes: list[int], palette: Mapping[int, Colour]) -> list[list[int
     chosen = [palette.get(value, (0, 0, 0)) for value in classes]
     grey = all(red == green == blue for red, green, blue in chosen)
     if len(set(chosen)) < len(chosen) or grey:
-        chosen = [(0, 0, 0), *default_colours(len(classes) - 1)]
+        chosen = list(default_colours(len(classes)))  # none black, which shows what is not labelled
     return [list(colour) for colour in chosen]
 
 

@@ -327,14 +327,13 @@ def test_offline_the_error_says_how_to_go_on(monkeypatch, tmp_path):
     assert all(word in str(caught.value) for word in OFFLINE)
 
 
-@pytest.mark.slow
-def test_a_hub_that_does_not_answer_is_given_up_in_a_minute(tmp_path):
+def test_a_hub_that_does_not_answer_is_given_up_soon(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]  # closed again, so nobody answers there
     hub = {"HF_ENDPOINT": f"http://127.0.0.1:{port}", "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"}
     arguments = ["train", "--name", str(tmp_path / "run"), "--model.backbone", "resnet18", "--model.pretrained", "true"]
     found = subprocess.run(
-        [sys.executable, "-m", "danet", *arguments], env=os.environ | hub, capture_output=True, text=True, timeout=120
+        [sys.executable, "-m", "danet", *arguments], env=os.environ | hub, capture_output=True, text=True, timeout=40
     )
     assert found.returncode == 2
     assert all(word in " ".join(found.stderr.split()) for word in OFFLINE)

@@ -6,14 +6,18 @@ up, others down, others take multiples of a patch alone. So each is first examin
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, cast
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import timm
 import torch
 import torch.nn.functional as F
+from huggingface_hub import constants
 from jaxtyping import Float
 from timm.models import FeatureInfo
 from timm.models.resnest import ResNestBottleneck
@@ -150,7 +154,8 @@ def create_backbone(anatomy: Anatomy, *, multi_grid: Sequence[int] = (), pretrai
         backbone = _with_weights_of(pretrained, anatomy.name, build)
     else:
         try:
-            backbone = build(pretrained=pretrained)
+            with _asking_the_hub_once() if pretrained else nullcontext():
+                backbone = build(pretrained=pretrained)
         except (OSError, RuntimeError) as error:
             raise InputError(
                 f"The published weights of {anatomy.name} cannot be had ({_reason(error)}); go on without them by "
@@ -159,6 +164,27 @@ def create_backbone(anatomy: Anatomy, *, multi_grid: Sequence[int] = (), pretrai
     if multi_grid:
         _set_multi_grid(backbone, anatomy.name, multi_grid)
     return backbone
+
+
+@contextmanager
+def _asking_the_hub_once() -> Iterator[None]:
+    """Where the Hub does not answer, only its cache is asked: its library would try twelve times, for 47 seconds."""
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or not _answers(constants.ENDPOINT)
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urlopen(Request(url, method="HEAD"), timeout=5):
+            return True
+    except HTTPError:
+        return True
+    except OSError:
+        return False
 
 
 def _choose_options(

@@ -5,12 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.error import HTTPError
-from urllib.request import Request, urlopen
 
 import numpy as np
 import torch
-from huggingface_hub import constants
 
 from danet.config import Preprocess, RunConfig, read_config
 from danet.data.dataset import Dataset
@@ -99,20 +96,8 @@ def _facts(train: Dataset, device: torch.device) -> Facts:
 
 def _can_be_had(config: RunConfig) -> bool:
     """Whether the backbone's published weights are in the Hub's cache, or can be fetched now."""
-    if not constants.HF_HUB_OFFLINE and not _reachable(constants.ENDPOINT):
-        constants.HF_HUB_OFFLINE = True  # else the Hub is asked twelve times, for 47 s, before its cache is looked into
     try:
         build_model(config.model)
     except InputError:
         return False
     return True
-
-
-def _reachable(url: str) -> bool:
-    try:
-        with urlopen(Request(url, method="HEAD"), timeout=5):
-            return True
-    except HTTPError:
-        return True
-    except OSError:
-        return False

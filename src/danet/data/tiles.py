@@ -24,7 +24,7 @@ from danet.data.listing import Stray, read_layout
 from danet.data.pairs import list_files, stem_of
 from danet.data.parallel import Progress
 from danet.data.sources import folder
-from danet.data.split import SPLITS
+from danet.data.split import LISTS, SPLITS, in_folders
 from danet.errors import InputError
 
 INDEX = "index.csv"
@@ -211,8 +211,9 @@ def _named_splits(source: Path) -> list[str]:
     """The splits that lists name, else folders; none where the images' names alone decide (`folder`)."""
     layout, _ = read_layout(source / "labels.yaml")
     images, masks = source / layout.images, source / layout.masks
-    listed = [split for split in _SPLITS if any((source / f"{split}{end}").exists() for end in (".txt", ".csv"))]
-    apart = any((images / split).is_dir() for split in SPLITS)
+    lists = {Path(name).stem for name in LISTS if (source / name).exists()}
+    listed = [split for split in _SPLITS if split in lists]
+    apart = in_folders(images)
     return listed or [split for split in _SPLITS if apart and ((images / split).is_dir() or (masks / split).is_dir())]
 
 
@@ -265,7 +266,7 @@ def _opened(path: Path) -> Iterator[_Opened]:
     """The file, by what can read parts of its kind; every fault of reading names it."""
     if path.suffix.lower() == ".npy":
         with readable(path):
-            values = np.load(path, mmap_mode="r", allow_pickle=False)
+            values = np.lib.format.open_memmap(path, mode="r")  # which reads no pickle
         yield _Array(values)
     elif path.suffix.lower() in TIFF or file_mode(path).mode.endswith("of 16 bits"):
         yield from _raster(path)

@@ -84,8 +84,6 @@ class Segmenter:
         with self._inference():
             output, traces = self.model.trace(self.prepare(pixels))
             prediction, size = self._prediction(pixels, output.logits), output.logits.shape[-2:]
-        cell = self.model.anatomy.reductions[-1]
-        span = (size[0] / cell, size[1] / cell) if self.model.anatomy.step > 1 else None
 
         def without(removed: Bool[np.ndarray, " n"]) -> Float[Tensor, "k h w"]:
             if "position" not in traces:
@@ -94,7 +92,7 @@ class Segmenter:
                 logits = self.model.without(traces, torch.from_numpy(removed).to(self.device), size)
                 return self._prediction(pixels, logits).probabilities
 
-        return Encoding(prediction, traces, without, span)
+        return Encoding(prediction, traces, without, self.model.anatomy.span(size))
 
     def at_original_size(self) -> Segmenter:
         """The same model without its size rule."""

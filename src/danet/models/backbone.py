@@ -74,6 +74,11 @@ class Anatomy:
         cell = next(cell for cell in sorted(self.reductions) if rows * cell >= height)
         return resize(logits, torch.Size((rows * cell, columns * cell)), align_corners)[..., :height, :width]
 
+    def span(self, size: torch.Size) -> tuple[float, float] | None:
+        """Rows and columns of the last map's places that images of `size` take up, the last ones in part; None: all."""
+        cell = self.reductions[-1]
+        return (size[0] / cell, size[1] / cell) if self.step > 1 else None
+
     def channels_first(self, features: Tensor) -> Float[Tensor, "b c h w"]:
         """A map of the network in torch's order."""
         return features.permute(0, 3, 1, 2) if self.channels_last else features

@@ -22,6 +22,7 @@ from torch import Tensor
 from danet.config import ModelConfig, Preprocess, Section, validate
 from danet.data.labels import LabelSpace
 from danet.errors import InputError
+from danet.files import sha256
 from danet.models.attention import SIGNS, gates
 from danet.models.segmentation import SegmentationModel, build_model
 
@@ -72,7 +73,7 @@ def save_bundle(folder: str | Path, bundle: Bundle) -> None:
             "preprocess": bundle.preprocess.model_dump(mode="json"),
             "scores": bundle.scores,
             "provenance": bundle.provenance,
-            "sha256": _sha256(aside / WEIGHTS),
+            "sha256": sha256(aside / WEIGHTS),
         }
         text = json.dumps(config | {"seal": _seal(config)}, indent=2, ensure_ascii=False)
         (aside / CONFIG).write_text(text + "\n", encoding="utf-8")
@@ -99,7 +100,7 @@ def load_bundle(folder: str | Path) -> Bundle:
                 f"{folder} has no {name}; a bundle is a folder with {WEIGHTS} and {CONFIG}: {_again(folder)}."
             )
     config = _read_config(folder / CONFIG)
-    if (digest := _sha256(folder / WEIGHTS)) != config.sha256:
+    if (digest := sha256(folder / WEIGHTS)) != config.sha256:
         raise InputError(
             f"{folder / WEIGHTS} has SHA-256 {digest[:12]}…, but {CONFIG} says {config.sha256[:12]}…: "
             f"it was altered or cut short; {_again(folder)}."
@@ -178,11 +179,6 @@ def _replace(folder: Path, aside: Path) -> None:
 
 def _seal(config: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _card(bundle: Bundle) -> str:

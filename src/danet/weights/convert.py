@@ -5,7 +5,6 @@ and align_corners are not in them, and wrong ones load in silence: they come fro
 weights, or from the layout, and are asked for where nothing tells.
 """
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from torch import Tensor
 from danet.config import Channels, ModelConfig, Preprocess, nearest, validate
 from danet.data.labels import LabelSpace
 from danet.errors import InputError
+from danet.files import sha256
 from danet.models.segmentation import SegmentationModel, build_model
 from danet.weights.bundle import Bundle
 from danet.weights.checkpoint import Checkpoint, read_checkpoint
@@ -326,8 +326,7 @@ def _spelled(value: Any) -> str:
 
 def _digest(path: Path) -> str:
     """The file's SHA-256, which a published file's name begins to tell."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = sha256(path)
     if not digest.startswith(expected := digest_in_name(path.name)):
         raise InputError(
             f"{path} has SHA-256 {digest[:8]}…, but its name says {expected}: it was altered or cut short; "

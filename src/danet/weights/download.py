@@ -4,7 +4,6 @@ torch.hub checks a hash but does not resume, pooch neither; huggingface_hub does
 """
 
 import errno
-import hashlib
 import http.client
 import os
 import re
@@ -19,6 +18,7 @@ from typing import BinaryIO
 from urllib.parse import urlsplit
 
 from danet.errors import InputError
+from danet.files import sha256
 
 Progress = Callable[[int, int], None]
 """Called with how many bytes are there, and of how many."""
@@ -146,8 +146,7 @@ def _tag_file(part: Path) -> Path:
 
 
 def _check(url: str, part: Path, digest: str) -> None:
-    with part.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = sha256(part)
     if not found.startswith(digest.lower()):
         part.unlink()
         _tag_file(part).unlink(missing_ok=True)

@@ -116,6 +116,7 @@ class DataConfig(Section):
     photometric: Share = 0.0
     """Strength of random brightness, contrast and saturation, and of hue at a quarter of it, of the rgb channels."""
     batch_size: Count = 8
+    """Images a step, over all processes and all parts of an accumulated step."""
     workers: Annotated[int, Field(ge=0)] = 1
     """Processes that read and vary samples; their number changes no result."""
 
@@ -125,7 +126,11 @@ class OptimConfig(Section):
 
     optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: Positive = 1e-3
-    """Peak learning rate of the backbone; the schedule is poly: lr · (1 − step/steps)^power."""
+    """Peak learning rate of the backbone."""
+    schedule: Literal["poly", "cosine"] = "poly"
+    """How the rate falls: poly, as (1 − step/steps)^power, or along half a cosine."""
+    end_lr: Rate = 0.0
+    """The backbone's rate at the schedule's end."""
     weight_decay: Rate = 1e-2
     """Not applied to norms and biases; gates have their own, `gate_decay`."""
     momentum: Share = 0.9
@@ -146,16 +151,33 @@ class OptimConfig(Section):
     query_gain: Positive = 1.0
     """The initial queries as a multiple of their usual ones; larger: maps start sharper."""
     power: Rate = 0.9
+    """Of the poly schedule."""
     steps: Count = 1000
+    accumulate: Count = 1
+    """A step's batch goes through the network in so many parts, one after the other; the gradient is that of the whole
+    batch, but for norms that learn from each part alone."""
     warmup: Annotated[int, Field(ge=0)] = 0
     """Steps of linear warm-up."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Decay of the weights' moving average, which is validated and kept instead of them; 0: none."""
     clip: Rate = 0.0
     """Largest norm of the gradient; 0: unbounded."""
+    norm: Literal["auto", "batch", "frozen"] = "auto"
+    """Which statistics BatchNorm uses: the batch's, or frozen ones; auto: frozen where a run starts from a model and a
+    process sees fewer than 8 images at once."""
     class_weights: Literal["none", "enet", "median", "inverse"] = "none"
     """enet: 1 / ln(1.02 + share of the class's pixels); median: the median class frequency / the class's, each over the
     images that have the class; inverse: 1 / share of the class's pixels."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """So much of a pixel's truth is spread evenly over all classes."""
+    ohem: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Online hard example mining: only pixels whose true class has less than this probability count; 0: all do."""
+    ohem_kept: Share = 0.1
+    """But at least this share of an image's labelled pixels, the hardest (with `ohem`)."""
+    dice_weight: Rate = 0.0
+    """Weight of the Dice loss beside cross-entropy."""
+    lovasz_weight: Rate = 0.0
+    """Weight of the Lovász-softmax loss beside cross-entropy."""
     branch_weight: Rate = 1.0
     """Weight of the position and channel classifiers' losses."""
     auxiliary_weight: Rate = 0.4
@@ -293,10 +315,27 @@ class RunConfig(Section):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     device: str = "auto"
     """auto: cuda, mps, xpu or cpu, in this order."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """auto: bfloat16 where this device computes faster in it."""
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """auto: bfloat16 where this device computes faster in it; float16 trains with a scaled loss."""
+    init: str | None = None
+    """A model to start from: a run's or a bundle's folder, a model's name, or owner/name on the Hub. The network is
+    its; classifiers are copied class by class, by name."""
+    freeze: Literal["nothing", "backbone"] = "nothing"
+    """backbone: only the heads learn, for tiny data sets."""
+    compile: bool = False
+    """Let torch.compile make the network faster, which takes a minute or more at the start."""
+    checkpointing: bool = False
+    """Compute the backbone's blocks a second time in the backward pass, instead of keeping what is within them."""
     validate_every: Count = 500
     """Steps between validations; the last step is always validated."""
+    patience: Annotated[int, Field(ge=0)] = 0
+    """Stop after so many validations in a row without a better mIoU; 0: go on to the last step."""
+    save_minutes: Positive = 10.0
+    """Minutes of training between checkpoints; each validation leaves one too."""
+    keep: Count = 2
+    """So many of the newest checkpoints are kept, beside the best model."""
+    expected: str = ""
+    """What the recipe's source reports, and under which protocol."""
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     optim: OptimConfig = OptimConfig()
@@ -388,7 +427,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def _read_value(name: str, text: str) -> Any:
     """A field's value from a command line: text as it is where the field is text, else YAML."""
     default = fields().get(name, (None, ""))[0]
-    if isinstance(default, str) or name in ("data.root", "data.labels"):
+    if isinstance(default, str) or name in ("data.root", "data.labels", "init"):
         return text
     try:
         return yaml.safe_load(text)

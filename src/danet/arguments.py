@@ -175,7 +175,9 @@ def _add_fields(parser: Parser, section: Any, prefix: str) -> None:
 
 def _add_device(parser: Parser, default: str | None = "auto") -> None:
     parser.add_argument("--device", default=default, help="cpu, cuda, mps, xpu or auto (the default, but for runs)")
-    parser.add_argument("--precision", default=default, help="float32, bfloat16 or auto (the default, but for runs)")
+    parser.add_argument(
+        "--precision", default=default, help="float32, bfloat16, float16 or auto (the default, but for runs)"
+    )
 
 
 def _point(text: str) -> tuple[int, int]:

@@ -354,9 +354,10 @@ class RunConfig(Section):
 def read_config(recipe: str | Path | None = None, overrides: dict[str, str] | None = None) -> RunConfig:
     """A recipe's name or a YAML file, with fields overridden by dotted name (values are read as YAML).
 
+    A file may begin from another, `like: camvid-r50` or `like: base.yaml` (beside it), and write only what differs.
     Raises InputError for an unknown recipe, key or value.
     """
-    values = read_yaml(_find_recipe(recipe)) if recipe is not None else {}
+    values, where = ({}, "command line") if recipe is None else _read_recipe(recipe)
     for name, text in (overrides or {}).items():
         *sections, field = name.split(".")
         target = values
@@ -365,7 +366,7 @@ def read_config(recipe: str | Path | None = None, overrides: dict[str, str] | No
             if not isinstance(target, dict):
                 raise InputError(f"{recipe}: {section} is {target!r}; it is a section of fields, such as {name}.")
         target[field] = _read_value(name, text)
-    return validate(RunConfig, values, str(recipe or "command line"))
+    return validate(RunConfig, values, where)
 
 
 def validate(section: type[AnySection], values: dict[str, Any], where: str) -> AnySection:
@@ -402,12 +403,37 @@ def recipes() -> list[str]:
     )
 
 
-def _find_recipe(recipe: str | Path) -> Path:
+def _read_recipe(recipe: str | Path, of: Path | None = None, seen: tuple[Path, ...] = ()) -> tuple[dict[str, Any], str]:
+    """A recipe's values over those of the recipe that it is `like`, and what errors shall call them.
+
+    What is a section in both is overridden field by field. `expected` is told of one file's settings, never of others.
+    of: the file that is like it; seen: all those that are.
+    """
+    path = _find_recipe(recipe, of)
+    if path.resolve() in seen:
+        raise InputError(f"{of}: like is {recipe!r}, which is like it in turn; take one `like` out.")
+    values = read_yaml(path)
+    like = values.pop("like", None)
+    if like is None:
+        return values, str(recipe)
+    if not isinstance(like, str):
+        raise InputError(f"{path}: like is {like!r}; write a recipe's name, or a YAML file beside this one.")
+    base, where = _read_recipe(like, path, (*seen, path.resolve()))
+    base.pop("expected", None)
+    for name, value in values.items():
+        both = isinstance(value, dict) and isinstance(base.get(name), dict)
+        base[name] = {**base[name], **value} if both else value
+    return base, f"{recipe}, like {where}"
+
+
+def _find_recipe(recipe: str | Path, of: Path | None = None) -> Path:
+    """The file of a recipe; of: the file that is to be like it."""
     path = Path(recipe)
     if path.suffix in (".yaml", ".yml"):
-        return path
+        return path if of is None else of.parent / path.expanduser()
     if str(recipe) not in recipes():
-        raise InputError(f"There is no recipe {str(recipe)!r}. {nearest(str(recipe), recipes())}")
+        where = "There" if of is None else f"{of}: like is {recipe!r}, but there"
+        raise InputError(f"{where} is no recipe {str(recipe)!r}. {nearest(str(recipe), recipes())}")
     return Path(str(resources.files("danet.recipes") / f"{recipe}.yaml"))
 
 

@@ -16,12 +16,13 @@ import torch
 from danet.config import RunConfig, read_config
 from danet.console import Screen
 from danet.evaluation.evaluate import Report
-from danet.inference.device import autocast, choose_device, choose_precision
+from danet.inference.device import choose_device, choose_precision
 from danet.models.segmentation import build_model
 from danet.training.data import open_data, read_data
 from danet.training.loop import train
-from danet.training.losses import segmentation_losses
-from danet.training.optim import create_optimizer
+from danet.training.losses import Criterion
+from danet.training.state import State
+from danet.training.step import Stepper
 from danet.training.summary import report_runs
 from danet.viz.text import duration
 
@@ -80,21 +81,14 @@ def seconds_per_step(config: RunConfig, num_classes: int, rounds: int = 5) -> fl
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
     model = build_model(config.model.model_copy(update={"num_classes": num_classes}))
-    model.to(device).to(memory_format=torch.channels_last)
-    optimizer = create_optimizer(model, config.optim)
-    size = (config.data.batch_size, 3, *config.data.crop)
-    images = torch.zeros(size, device=device).contiguous(memory_format=torch.channels_last)
-    masks = torch.zeros((size[0], *size[2:]), dtype=torch.int64, device=device)
+    state = State.of(model.to(device).to(memory_format=torch.channels_last), config, device)
+    stepper = Stepper(config, state, Criterion(), device, precision)
+    images = torch.zeros(config.data.batch_size, 3, *config.data.crop, dtype=torch.uint8)
+    masks = torch.zeros(len(images), *config.data.crop, dtype=torch.int64)
     times = []
     for _ in range(rounds + 1):
         start = time.perf_counter()
-        with autocast(device, precision):
-            output = model(images)
-        loss = torch.stack(list(segmentation_losses(output, masks, model.enlarge).values())).sum()
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        loss.item()  # waits for an accelerator
+        stepper.step(0, images, masks, [])
         times.append(time.perf_counter() - start)
     return median(times[1:])
 

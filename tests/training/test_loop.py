@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from danet.config import read_config
 from danet.errors import InputError
+from danet.files import LOCK
 from danet.inference.segmenter import load
 from danet.training.loop import Saved, Step, Validated, train
 
@@ -30,11 +31,12 @@ def weights(folder):
 def test_a_run_yields_its_story_and_leaves_it_on_disk(recipe, tmp_path):
     events = list(train(recipe(), runs=tmp_path / "runs"))
     kinds = [type(event).__name__ for event in events]
-    assert kinds[:4] == ["Step", "Step", "Validated", "Saved"]
+    assert kinds[:5] == ["Step", "Step", "Saved", "Validated", "Saved"]  # kept before it is scored, then as the best
     assert kinds.count("Step") == 4
     assert [event.step for event in events if isinstance(event, Validated)] == [2, 4]
     folder = tmp_path / "runs" / "own"
-    assert sorted(path.name for path in folder.iterdir()) == ["best", "checkpoints", "config.yaml", "metrics.jsonl"]
+    left = sorted(path.name for path in folder.iterdir() if path.name != LOCK)
+    assert left == ["best", "checkpoints", "config.yaml", "metrics.jsonl"]
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [(record["event"], record["step"]) for record in records] == [
         (type(event).__name__.lower(), event.step) for event in events
@@ -54,7 +56,6 @@ def test_a_small_network_learns_its_images_by_heart(recipe, tmp_path):
     events = list(train(config, runs=tmp_path / "runs"))
     losses = [event.losses["fused"] for event in events if isinstance(event, Step)]
     assert np.mean(losses[-5:]) < 0.3 * np.mean(losses[:5])
-    assert events[-1].path.suffix == ".pt"
     report = next(event.report for event in events if isinstance(event, Validated))
     assert report.scores.miou > 0.6
     assert load(tmp_path / "runs/own/best").labels.names == ("road", "car", "tree")
@@ -206,17 +207,52 @@ def test_what_can_be_known_beforehand_leaves_no_run(recipe, tmp_path, overrides,
     assert not (tmp_path / "runs").exists()
 
 
-def test_damaged_and_missing_checkpoints_are_named(recipe, tmp_path):
+def flip_a_weight(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def cut_short(path):
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+@pytest.mark.parametrize("damage", [flip_a_weight, cut_short])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(recipe, tmp_path, damage):
+    list(train(recipe(), runs=tmp_path / "whole"))
     list(train(recipe(), runs=tmp_path / "runs"))
     folder = tmp_path / "runs/own/checkpoints"
-    newest = sorted(folder.iterdir())[-1]
-    newest.write_bytes(newest.read_bytes()[:1000])
-    with pytest.raises(InputError, match=newest.name):
+    before, newest = sorted(path.name for path in folder.iterdir())
+    damage(folder / newest)
+    with pytest.warns(UserWarning, match=f"{newest} is damaged .* now damaged-{newest}, and left out"):
+        events = list(train(recipe(), resume=True, runs=tmp_path / "runs"))
+    assert [event.step for event in events if isinstance(event, Step)] == [3, 4]
+    assert sorted(path.name for path in folder.iterdir()) == [f"damaged-{newest}", before, newest]
+    for name, tensor in weights(tmp_path / "whole/own").items():
+        assert torch.equal(tensor, weights(tmp_path / "runs/own")[name]), name
+
+
+def test_without_a_whole_checkpoint_there_is_nothing_to_resume(recipe, tmp_path):
+    list(train(recipe(), runs=tmp_path / "runs"))
+    for path in (tmp_path / "runs/own/checkpoints").iterdir():
+        cut_short(path)
+    with pytest.warns(UserWarning, match="is damaged"), pytest.raises(InputError, match="no checkpoint"):
         next(train(recipe(), resume=True, runs=tmp_path / "runs"))
-    for path in folder.iterdir():
-        path.unlink()
-    with pytest.raises(InputError, match="no checkpoint"):
-        next(train(recipe(), resume=True, runs=tmp_path / "runs"))
+
+
+def test_a_checkpoint_of_another_network_is_no_damage(recipe, tmp_path):
+    list(train(recipe(), runs=tmp_path / "runs"))
+    there = sorted((tmp_path / "runs/own/checkpoints").iterdir())
+    with pytest.raises(InputError, match="is of another network or optimizer"):
+        next(train(recipe(model__channels=4), resume=True, runs=tmp_path / "runs"))
+    assert sorted((tmp_path / "runs/own/checkpoints").iterdir()) == there
+
+
+@pytest.mark.parametrize("keep", [1, 3])
+def test_so_many_checkpoints_are_kept(recipe, tmp_path, keep):
+    list(train(recipe(keep=keep, save_minutes=1e-9), runs=tmp_path / "runs"))
+    found = sorted(path.name for path in (tmp_path / "runs/own/checkpoints").iterdir())
+    assert found == [f"step-{step:07d}.pt" for step in range(5 - keep, 5)]
 
 
 def test_saved_events_tell_where(recipe, tmp_path):

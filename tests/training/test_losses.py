@@ -5,29 +5,97 @@ import pytest
 import torch
 
 from danet.data.labels import IGNORE_INDEX
-from danet.models.segmentation import SegmentationOutput
 from danet.training.losses import (
     CLASS_WEIGHTS,
-    cross_entropy,
+    Criterion,
+    dice,
     enet_weights,
     inverse_weights,
+    lovasz,
     median_weights,
     segmentation_losses,
 )
 
 
-def written_out(logits, masks, weights):
-    """Σ weight · −log p(true class) / Σ weight, over labelled pixels."""
-    total = count = 0.0
+def log_softmax(logits):
+    """Of float64 B×K×H×W."""
+    shifted = logits - logits.max(1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+
+
+def pixels(logits, masks):
+    """(image, true class, log-probabilities) of every labelled pixel, in order."""
+    logs = log_softmax(logits.detach().double().numpy())
     for b, y, x in np.ndindex(*masks.shape):
-        true = int(masks[b, y, x])
-        if true == IGNORE_INDEX:
-            continue
-        pixel = logits[b, :, y, x].double().numpy()
-        log_probability = pixel[true] - np.log(np.exp(pixel).sum())
-        total -= float(weights[true]) * log_probability
-        count += float(weights[true])
+        if (true := int(masks[b, y, x])) != IGNORE_INDEX:
+            yield b, true, logs[b, :, y, x]
+
+
+def written_out_cross_entropy(logits, masks, weights, smoothing=0.0, counts=lambda index: True):
+    """Σ over pixels of (1 − ε)·w_y·(−log p_y) + ε/K·Σ_c w_c·(−log p_c), by Σ of w_y over all labelled pixels."""
+    total = count = 0.0
+    for index, (_, true, log) in enumerate(pixels(logits, masks)):
+        count += weights[true]
+        if counts(index):
+            total -= (1 - smoothing) * weights[true] * log[true]
+            total -= smoothing / len(log) * (weights * log).sum()
     return total / count
+
+
+def written_out_dice(logits, masks):
+    """The mean over images of the mean over their classes of 1 − 2 Σ p·y / (Σ p + Σ y)."""
+    found = []
+    for image in range(len(masks)):
+        own = [(true, np.exp(log)) for b, true, log in pixels(logits, masks) if b == image]
+        scores = []
+        for index in sorted({true for true, _ in own}):
+            overlap = sum(p[index] for true, p in own if true == index)
+            both = sum(p[index] for _, p in own) + sum(true == index for true, _ in own)
+            scores.append(1 - 2 * overlap / both)
+        found.append(np.mean(scores) if scores else 0.0)
+    return np.mean(found)
+
+
+def jaccard(wrong, there):
+    """The Jaccard loss 1 − |truth ∩ prediction| / |truth ∪ prediction| of a class, given the set of wrong pixels."""
+    predicted = {i for i in range(len(there)) if there[i] != (i in wrong)}
+    truth = {i for i in range(len(there)) if there[i]}
+    union = truth | predicted
+    return 1 - len(truth & predicted) / len(union) if union else 0.0
+
+
+def written_out_lovasz(logits, masks):
+    """The mean over images of the mean over their classes of Σ m_i · (Δ({1 … i}) − Δ({1 … i−1})), m descending.
+
+    The definition (Berman et al., equation 9), with the Jaccard loss of sets counted out.
+    """
+    found = []
+    for image in range(len(masks)):
+        own = [(true, np.exp(log)) for b, true, log in pixels(logits, masks) if b == image]
+        losses = []
+        for index in sorted({true for true, _ in own}):
+            there = [true == index for true, _ in own]
+            errors = [1 - p[index] if true == index else p[index] for true, p in own]
+            order = sorted(range(len(own)), key=lambda i: -errors[i])
+            wrong, before, loss = set(), 0.0, 0.0
+            for i in order:
+                wrong.add(i)
+                after = jaccard(wrong, there)
+                loss += errors[i] * (after - before)
+                before = after
+            losses.append(loss)
+        found.append(np.mean(losses) if losses else 0.0)
+    return np.mean(found)
+
+
+def written_out_hard(logits, masks, threshold, kept):
+    """The numbers, among the labelled pixels, of those that count in OHEM."""
+    numbered = [(index, b, -log[true]) for index, (b, true, log) in enumerate(pixels(logits, masks))]
+    hard = {index for index, _, loss in numbered if np.exp(-loss) < threshold}
+    for image in range(len(masks)):
+        own = sorted((entry for entry in numbered if entry[1] == image), key=lambda entry: -entry[2])
+        hard |= {index for index, _, _ in own[: int(np.ceil(kept * len(own)))]}
+    return hard
 
 
 @pytest.fixture
@@ -35,39 +103,130 @@ def batch():
     generator = torch.Generator().manual_seed(0)
     masks = torch.randint(0, 3, (2, 5, 7), generator=generator)
     masks[0, :2] = IGNORE_INDEX
-    return torch.randn(2, 3, 5, 7, generator=generator), masks
+    return torch.randn(2, 4, 5, 7, generator=generator, dtype=torch.float64), masks
+
+
+WEIGHTS = torch.tensor([0.5, 2.0, 7.0, 1.0], dtype=torch.float64)
 
 
 def bilinear(logits, size):
     return torch.nn.functional.interpolate(logits, size, mode="bilinear")
 
 
-@pytest.mark.parametrize("weights", [None, torch.tensor([0.5, 2.0, 7.0])])
-def test_cross_entropy_follows_its_definition(batch, weights):
-    logits, masks = batch
-    expected = written_out(logits, masks, weights if weights is not None else torch.ones(3))
-    assert cross_entropy(logits, masks, weights).item() == pytest.approx(expected, rel=1e-5)
+def loss_of(batch, **fields):
+    criterion = Criterion(**fields)
+    return criterion(*batch, criterion.totals(batch[1]).double()).item()
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+def test_cross_entropy_follows_its_definition(batch, weights, smoothing):
+    expected = written_out_cross_entropy(*batch, (torch.ones(4) if weights is None else weights).numpy(), smoothing)
+    found = loss_of(batch, class_weights=weights, label_smoothing=smoothing)
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+@pytest.mark.parametrize(("threshold", "kept"), [(0.2, 0.1), (0.2, 0.9), (1e-9, 0.3), (0.5, 0.0)])
+def test_hard_examples_follow_their_definition(batch, weights, threshold, kept):
+    hard = written_out_hard(*batch, threshold, kept)
+    assert 0 < len(hard) < 60
+    numbers = (torch.ones(4) if weights is None else weights).numpy()
+    expected = written_out_cross_entropy(*batch, numbers, counts=hard.__contains__)
+    assert loss_of(batch, class_weights=weights, ohem=threshold, ohem_kept=kept) == pytest.approx(expected, rel=1e-6)
+
+
+def test_dice_follows_its_definition(batch):
+    plain = loss_of(batch)
+    assert loss_of(batch, dice_weight=0.5) - plain == pytest.approx(0.5 * written_out_dice(*batch), rel=1e-5)
+
+
+def test_lovasz_follows_its_definition(batch):
+    plain = loss_of(batch)
+    assert loss_of(batch, lovasz_weight=0.5) - plain == pytest.approx(0.5 * written_out_lovasz(*batch), rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", [dice, lovasz])
+def test_the_losses_of_regions_are_0_where_all_is_right_and_1_where_all_is_wrong(batch, loss):
+    masks = batch[1]
+    right = torch.nn.functional.one_hot(masks.where(masks != IGNORE_INDEX, 0), 4).permute(0, 3, 1, 2) * 100.0
+    assert loss(right, masks).item() == pytest.approx(0, abs=1e-6)
+    assert loss(right.roll(1, dims=1), masks).item() / len(masks) == pytest.approx(1, abs=1e-6)
+
+
+ALL = {
+    "class_weights": WEIGHTS.float(),
+    "label_smoothing": 0.1,
+    "ohem": 0.4,
+    "ohem_kept": 0.3,
+    "dice_weight": 0.7,
+    "lovasz_weight": 0.9,
+}
+
+
+def test_gradients_follow_finite_differences(batch):
+    """Of everything together; OHEM's choice of pixels is held by the margin between them."""
+    criterion = Criterion(**ALL | {"class_weights": WEIGHTS})
+    totals = criterion.totals(batch[1]).double()
+    logits = batch[0].requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: criterion(x, batch[1], totals), logits, atol=1e-4)
 
 
 def test_a_batch_without_labels_has_loss_zero_and_no_gradient(batch):
-    logits = batch[0].requires_grad_()
-    for weights in (None, torch.ones(3)):
-        loss = cross_entropy(logits, torch.full((2, 5, 7), IGNORE_INDEX), weights)
-        loss.backward()
+    logits = batch[0].float().requires_grad_()
+    masks = torch.full((2, 5, 7), IGNORE_INDEX)
+    for fields in ({}, ALL):
+        criterion = Criterion(**fields)
+        loss = criterion(logits, masks, criterion.totals(masks))
+        (gradient,) = torch.autograd.grad(loss, logits, allow_unused=True)
         assert loss.item() == 0
-        assert not logits.grad.any()
+        assert gradient is None or not gradient.any()
+
+
+@pytest.mark.parametrize("fields", [{}, ALL])
+def test_parts_of_a_batch_add_up_to_it(batch, fields):
+    """Also parts without any label, which must not count as much as the others."""
+    masks = torch.cat([batch[1], torch.full((1, 5, 7), IGNORE_INDEX)])
+    logits = torch.randn(3, 4, 5, 7, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    criterion = Criterion(**fields)
+    totals = criterion.totals(masks)
+    assert torch.equal(sum(criterion.totals(mask[None]) for mask in masks), totals)
+    whole = criterion(logits, masks, totals)
+    parts = sum(criterion(one[None], mask[None], totals) for one, mask in zip(logits, masks, strict=True))
+    assert parts.item() == pytest.approx(whole.item(), rel=1e-5)
+    gradients = [torch.autograd.grad(loss, logits)[0] for loss in (whole, parts)]
+    assert torch.allclose(*gradients, rtol=1e-5, atol=1e-8)
 
 
 def test_every_classifier_has_its_weighted_loss(batch):
     logits, masks = batch
-    small = torch.randn(2, 3, 2, 3)
-    output = SegmentationOutput(logits, {"position": small, "channel": 2 * small}, 3 * small)
-    losses = segmentation_losses(output, masks, bilinear, branch_weight=0.5, auxiliary_weight=0.25)
+    small = torch.randn(2, 4, 2, 3)
+    given = {"fused": logits, "position": small, "channel": 2 * small, "auxiliary": 3 * small}
+    criterion = Criterion()
+    losses = segmentation_losses(given, masks, bilinear, criterion, branch_weight=0.5, auxiliary_weight=0.25)
     assert list(losses) == ["fused", "position", "channel", "auxiliary"]
+    totals = criterion.totals(masks)
     for name, weight, factor in (("position", 0.5, 1), ("channel", 0.5, 2), ("auxiliary", 0.25, 3)):
-        large = bilinear(factor * small, (5, 7))
-        assert losses[name].item() == pytest.approx(weight * cross_entropy(large, masks).item())
-    assert losses["fused"].item() == pytest.approx(cross_entropy(logits, masks).item())
+        expected = criterion(bilinear(factor * small, (5, 7)), masks, totals)
+        assert losses[name].item() == pytest.approx(weight * expected.item())
+    assert losses["fused"].item() == pytest.approx(criterion(logits, masks, totals).item())
+
+
+def test_nothing_of_the_images_size_is_kept_for_the_backward_pass():
+    """What is saved for it, for three classifiers of 19 classes, is smaller than one of their enlarged logits."""
+    small = {name: torch.randn(1, 19, 8, 8, requires_grad=True) for name in ("fused", "position", "channel")}
+    masks = torch.randint(0, 19, (1, 64, 64))
+    saved = {}
+
+    def note(tensor):
+        saved[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        losses = segmentation_losses(small, masks, bilinear, Criterion())
+    assert sum(saved.values()) < 19 * 64 * 64 * 4
+    torch.stack(list(losses.values())).sum().backward()
+    assert all(logits.grad.any() for logits in small.values())
 
 
 COUNTS = torch.tensor([[60, 20, 0, 0], [40, 0, 30, 0]])

@@ -117,11 +117,14 @@ def epoch_order(seed: int, epoch: int, length: int) -> list[int]:
 class EpochBatches:
     """Batches of (epoch, index) keys without end, from the global step `start_step` on: a DataLoader's `batch_sampler`.
 
-    An epoch's last, incomplete batch is left out. Step s is the same batch whatever step the run was resumed from.
+    An epoch's last, incomplete batch is left out. Step s is the same batch whatever step the run was resumed from, and
+    however many processes share it: that of `rank` gets its part.
     Raises InputError where `length` does not fill one batch.
     """
 
-    def __init__(self, length: int, batch_size: int, seed: int, start_step: int = 0) -> None:
+    def __init__(
+        self, length: int, batch_size: int, seed: int, start_step: int = 0, rank: int = 0, processes: int = 1
+    ) -> None:
         if length < batch_size:
             raise InputError(
                 f"The batch size is {batch_size}, but there are {length} training images; a batch holds each at most "
@@ -129,11 +132,14 @@ class EpochBatches:
             )
         self.length, self.batch_size, self.seed, self.start_step = length, batch_size, seed, start_step
         self.batches_per_epoch = length // batch_size
+        share = batch_size // processes
+        self.part = slice(rank * share, (rank + 1) * share)
 
     def __iter__(self) -> Iterator[list[Key]]:
         epoch, skipped = divmod(self.start_step, self.batches_per_epoch)
         while True:
             order = epoch_order(self.seed, epoch, self.length)
             for batch in range(skipped, self.batches_per_epoch):
-                yield [(epoch, index) for index in order[batch * self.batch_size : (batch + 1) * self.batch_size]]
+                whole = order[batch * self.batch_size : (batch + 1) * self.batch_size]
+                yield [(epoch, index) for index in whole[self.part]]
             epoch, skipped = epoch + 1, 0

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from jaxtyping import Bool, UInt8
 
 from danet.config import nearest
@@ -15,6 +16,7 @@ from danet.data.parallel import Progress
 from danet.errors import InputError
 from danet.evaluation.metrics import Scores, confusion_matrix
 from danet.inference.segmenter import Segmenter
+from danet.processes import ALONE, Processes
 
 PROTOCOLS = {
     "whole": "each image whole, by the model's own size rule, scored at its own size",
@@ -66,10 +68,12 @@ def evaluate(
     protocol: str = "whole",
     region: Region | None = None,
     progress: Progress | None = None,
+    processes: Processes = ALONE,
 ) -> Report:
     """Score `segmenter` on every image of `dataset` by `protocol`, a name in PROTOCOLS.
 
-    region: true masks (indices, H×W) to the pixels that are also scored apart.
+    region: true masks (indices, H×W) to the pixels that are also scored apart. processes: those that share the images,
+    each once, and all get the whole report.
     Raises InputError for an unknown protocol, and where the data set's classes are not the model's.
     """
     if protocol not in PROTOCOLS:
@@ -83,19 +87,22 @@ def evaluate(
         )
     if protocol == "whole-original":
         segmenter = segmenter.at_original_size()
-    total = np.zeros((len(names), len(names)), np.int64)
-    apart = np.zeros_like(total)
-    images = []
-    for index in range(len(dataset)):
+    counts = np.zeros((2, len(names), len(names)), np.int64)
+    total, apart = counts
+    scored: dict[int, ImageScore] = {}
+    for index in range(processes.rank, len(dataset), processes.count):
         sample = dataset[index]
         truth = sample.mask.numpy()
         predicted = segmenter.predict(sample.pixels).labels
         confusion = confusion_matrix(predicted, truth, len(names))
         scores = Scores(names, confusion)
-        images.append(ImageScore(sample.name, scores.pixel_accuracy, scores.miou))
+        scored[index] = ImageScore(sample.name, scores.pixel_accuracy, scores.miou)
         total += confusion
         if region is not None:
             apart += confusion_matrix(predicted, truth, len(names), region(truth))
         if progress is not None:
             progress(index + 1, len(dataset))
+    processes.sum(torch.from_numpy(counts))
+    everywhere = {index: score for found in processes.gather(scored) for index, score in found.items()}
+    images = [everywhere[index] for index in sorted(everywhere)]
     return Report(protocol, Scores(names, total), images, Scores(names, apart) if region is not None else None)

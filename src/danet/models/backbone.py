@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from huggingface_hub import constants
 from jaxtyping import Float
+from timm.layers.norm_act import convert_sync_batchnorm
 from timm.models import FeatureInfo
 from timm.models.resnest import ResNestBottleneck
 from timm.models.resnet import BasicBlock, Bottleneck
@@ -169,6 +170,11 @@ def create_backbone(anatomy: Anatomy, *, multi_grid: Sequence[int] = (), pretrai
     if multi_grid:
         _set_multi_grid(backbone, anatomy.name, multi_grid)
     return backbone
+
+
+def synchronise_norms(network: nn.Module) -> nn.Module:
+    """`network` with torch's SyncBatchNorm for its norms, also for those of timm's that hold their activation."""
+    return convert_sync_batchnorm(network)
 
 
 @contextmanager

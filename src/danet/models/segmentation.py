@@ -1,5 +1,7 @@
 """The whole network: backbone, head, and logits at the input's own size."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -43,17 +45,17 @@ class SegmentationModel(nn.Module):
         self.align_corners = align_corners
 
     def forward(self, images: Float[Tensor, "b c H W"]) -> SegmentationOutput:
-        try:
+        with _enough_for_norms(images):
             maps = self.extract(images)
             return self.assemble(images, maps, self.head(maps))
-        except ValueError as error:
-            # What torch's norms say of one value a channel, as after pooling a single image.
-            if not str(error).startswith("Expected more than 1 value per channel"):
-                raise
-            raise InputError(
-                f"The batch is {len(images)} image of {_times(images.shape[-2:])} pixels, too little for this "
-                "network's norms in training: use data.batch_size 2 or more, or eval mode."
-            ) from None
+
+    def classify(self, images: Float[Tensor, "b c H W"]) -> dict[str, Float[Tensor, "b k h w"]]:
+        """The logits of "fused", of each branch and of "auxiliary" at the features' size, for training."""
+        with _enough_for_norms(images):
+            maps = self.extract(images)
+            head = self.head(maps)
+            auxiliary = {"auxiliary": self.auxiliary(maps[:-1]).logits} if self.auxiliary is not None else {}
+            return {"fused": head.logits, **head.branches, **auxiliary}
 
     def trace(self, images: Float[Tensor, "b c H W"]) -> tuple[SegmentationOutput, dict[str, BranchTrace]]:
         """`forward`, and for each attention branch what its map follows from; empty for heads without attention."""
@@ -97,6 +99,20 @@ class SegmentationModel(nn.Module):
         """The head's output with its logits at the images' size, and the auxiliary head's while training."""
         auxiliary = self.auxiliary(maps[:-1]).logits if self.auxiliary is not None and self.training else None
         return SegmentationOutput(self.enlarge(head.logits, images.shape[-2:]), head.branches, auxiliary)
+
+
+@contextmanager
+def _enough_for_norms(images: Float[Tensor, "b c H W"]) -> Iterator[None]:
+    """What torch's norms say of one value a channel, as after pooling a single image, in a person's words."""
+    try:
+        yield
+    except ValueError as error:
+        if not str(error).startswith("Expected more than 1 value per channel"):
+            raise
+        raise InputError(
+            f"The batch is {len(images)} image of {_times(images.shape[-2:])} pixels, too little for this "
+            "network's norms in training: use data.batch_size 2 or more, or eval mode."
+        ) from None
 
 
 def create_model(

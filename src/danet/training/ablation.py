@@ -34,9 +34,8 @@ from danet.models.segmentation import build_model
 from danet.training.comparison import COMPARED, Comparison, by_variant, compare
 from danet.training.data import RunData, absolute_root, open_data
 from danet.training.loop import Event, train
-from danet.training.optim import create_optimizer
 from danet.training.provenance import describe_run, peak_memory, reset_peak_memory
-from danet.training.state import checkpoints, load_checkpoint, moving_average
+from danet.training.state import State, checkpoints
 from danet.training.summary import read_history, run_config
 from danet.viz.ablation import draw_curves, draw_scores
 from danet.viz.curves import Points
@@ -190,10 +189,9 @@ def run(
 def last_segmenter(config: RunConfig, data: RunData, folder: Path) -> Segmenter:
     """The model as the run's last step left it."""
     model = build_model(data.model.model_copy(update={"pretrained": False}))
-    average = moving_average(model, config.optim.ema)
-    load_checkpoint(folder / "checkpoints", model, average, create_optimizer(model, config.optim))
-    kept: Any = model if average is None else average.module
-    return Segmenter(kept, data.labels, data.preprocess, config.device, run_config(folder).precision)
+    state = State.of(model, config, torch.device("cpu"))
+    state.load(folder / "checkpoints")
+    return Segmenter(state.kept, data.labels, data.preprocess, config.device, run_config(folder).precision)
 
 
 def scene_scores(

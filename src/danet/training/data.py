@@ -22,6 +22,7 @@ from danet.data.sources import Source, Stray, open_source
 from danet.data.transforms import collate, training_transform
 from danet.errors import InputError
 from danet.evaluation.evaluate import Region
+from danet.processes import ALONE, Processes
 
 CHECK_THREADS = 4
 
@@ -105,14 +106,24 @@ def reading(config: RunConfig, preprocess: Preprocess) -> str:
     return f"{config.data.source} as {preprocess.names} in {preprocess.range}"
 
 
-def batches(config: RunConfig, dataset: Dataset, start_step: int) -> Iterator[tuple[Tensor, Tensor, list[str]]]:
+def batches(
+    config: RunConfig, dataset: Dataset, start_step: int, processes: Processes = ALONE
+) -> Iterator[tuple[Tensor, Tensor, list[str]]]:
     """Batches of images (uint8 or float32 B×C×H×W), masks (int64 B×H×W) and names without end, from `start_step` on.
 
-    Raises InputError where the data do not fill a batch, and for a file that went bad since it was checked.
+    Each of several processes gets its part of the batch. Raises InputError where the data do not fill a batch, for a
+    batch that cannot be cut into equal parts, and for a file that went bad since it was checked.
     """
+    batch, parts = config.data.batch_size, processes.count * config.optim.accumulate
+    if batch % parts:
+        raise InputError(
+            f"data.batch_size is {batch}, but {processes.count} process(es) × optim.accumulate "
+            f"{config.optim.accumulate} want equal parts: make it a multiple of {parts}."
+        )
+    order = EpochBatches(len(dataset), batch, config.seed, start_step, processes.rank, processes.count)
     loader = DataLoader(
         dataset,
-        batch_sampler=EpochBatches(len(dataset), config.data.batch_size, config.seed, start_step),
+        batch_sampler=order,
         num_workers=config.data.workers,
         collate_fn=collate,
         worker_init_fn=_leave_interrupts_to_the_run,

@@ -2,46 +2,60 @@
 
 It leaves runs/NAME/ with config.yaml, metrics.jsonl (every event), checkpoints/ and best/ (a bundle). Randomness has
 no state: step s draws from (seed, s), sample i of epoch e from (seed, e, i), so a resumed run goes on as if nothing
-had happened. To stop early, leave the `for` loop: the last step is kept.
+had happened, whatever ended it. To stop early, leave the `for` loop: the last step is kept. Several processes, which
+torchrun starts, run this same loop in step with each other; the first of them writes.
 """
 
 from __future__ import annotations
 
 import copy
 import json
-import math
 import time
 from collections.abc import Callable, Generator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
 
-from danet.config import RunConfig
+from danet.config import RunConfig, read_config
 from danet.data.dataset import stateless_seed
 from danet.data.parallel import Progress
-from danet.data.transforms import normalise
 from danet.errors import InputError
 from danet.evaluation.evaluate import Report, evaluate
-from danet.files import written_aside
-from danet.inference.device import autocast, choose_device, choose_precision
+from danet.files import claimed, written_aside
+from danet.inference.device import choose_device, choose_precision
 from danet.inference.segmenter import Segmenter
 from danet.models.attention import gates
 from danet.models.segmentation import build_model
+from danet.processes import ALONE, Processes, joined, restarted
 from danet.training.data import RunData, absolute_root, batches, context_region, open_data, read_data
-from danet.training.gates import branch_shares, keep_sign, start_attention
-from danet.training.losses import CLASS_WEIGHTS, segmentation_losses
-from danet.training.optim import create_optimizer, learning_rate, set_learning_rate
-from danet.training.provenance import describe_run
-from danet.training.state import load_checkpoint, moving_average, save_checkpoint
-from danet.weights.bundle import Bundle, save_bundle
+from danet.training.gates import branch_shares, start_attention
+from danet.training.losses import CLASS_WEIGHTS, Criterion
+from danet.training.norm import frozen
+from danet.training.provenance import describe_run, peak_memory
+from danet.training.start import resolve, start_from
+from danet.training.state import State, checkpoint_path, checkpoints
+from danet.training.step import Stepper
+from danet.weights.bundle import Bundle, recover_bundle, restore, save_bundle
 
 PROTOCOL = "whole"
 
 
+class Initialised(NamedTuple):
+    """The run starts from the model `model`: each class, and that model's class whose rows it was given, if any."""
+
+    step: int
+    model: str
+    classes: dict[str, str | None]
+    seconds: float
+
+
 class Step(NamedTuple):
-    """Step number `step`, counted from 1, is done; `losses` are weighted and add up to `loss`."""
+    """Step number `step`, counted from 1, is done; `losses` are weighted and add up to `loss`.
+
+    images_per_second: of all processes, waiting for data included; memory: the peak so far in bytes, where it is known.
+    """
 
     step: int
     loss: float
@@ -49,6 +63,8 @@ class Step(NamedTuple):
     lr: float
     gates: dict[str, float]
     seconds: float
+    images_per_second: float
+    memory: int | None
 
 
 class Validated(NamedTuple):
@@ -68,7 +84,7 @@ class Saved(NamedTuple):
     seconds: float
 
 
-Event = Step | Validated | Saved
+Event = Initialised | Step | Validated | Saved
 
 
 def train(
@@ -82,130 +98,178 @@ def train(
     """Train as `config` says into RUNS/NAME, or go on there with `resume`; yields an event a step, and more.
 
     data: `open_data(config)`, where several runs share it. progress: from a phase's name to a callback, for what takes
-    long between steps. What can be known to be wrong beforehand (names, sizes, any file of the data) raises InputError
-    before anything is written; a loss or gradient that is not finite raises it with the step, the learning rate and the
-    batch's files. `seconds` count training alone, over all resumptions.
+    long between steps. What can be known to be wrong beforehand (names, sizes, any file of the data, a folder that
+    another process uses) raises InputError before anything is written; a loss or gradient that is not finite raises it
+    with the step, the learning rate and the batch's files, and so does a full disk. `seconds` count training alone,
+    over all resumptions. Processes that torchrun has started anew go on from the last checkpoint.
     """
     folder = Path(runs) / config.name
-    if folder.exists() and not resume:
-        mend = f"go on with --resume {folder}, or " if (folder / "config.yaml").is_file() else ""
-        raise InputError(f"{folder} is there already; {mend}choose another --name.")
-    config = absolute_root(config)
+    again = restarted() and folder.exists()
+    if again and checkpoints(folder / "checkpoints"):
+        config, resume = read_config(folder / "config.yaml").model_copy(update={"name": config.name}), True
+    with ExitStack() as stack:
+        processes = stack.enter_context(joined())
+        if processes.main and resume:
+            stack.enter_context(claimed(folder))
+        elif processes.main and not again:
+            refuse_existing(folder)
+        config, data, stepper, classes = prepare(config, processes, data, progress, new=not resume)
+        state, device, precision = stepper.state, stepper.device, stepper.precision
+        with processes.main_first():
+            done = state.load(folder / "checkpoints") if resume else 0
+        feed = batches(config, data.train, done, processes)
+        facts = describe_run(device, precision, config.seed)
+        if processes.main:
+            folder.mkdir(parents=True, exist_ok=True)
+            if not resume:
+                stack.enter_context(claimed(folder))
+            recover_bundle(folder / "best")
+            with written_aside(folder / "config.yaml") as aside:
+                aside.write_text(config.to_yaml(), encoding="utf-8")
+        record = Record(folder / "metrics.jsonl", done, write=processes.main)
+        best = record.best if (folder / "best").is_dir() else -1.0
+        start = saved = time.perf_counter() - record.seconds
+
+        def keep() -> Saved:
+            path = checkpoint_path(folder / "checkpoints", done)
+            if processes.main:
+                state.save(path, done, config.keep)
+            return Saved(done, path, time.perf_counter() - start)
+
+        if config.init and not resume:
+            yield record(Initialised(done, config.init, classes, time.perf_counter() - start))
+        stepper.learn()
+        try:
+            while True:
+                due = done % config.validate_every == 0 or done == config.optim.steps
+                if done and due and done not in record.validated:
+                    yield record(keep())
+                    saved = time.perf_counter()
+                    kept = state.kept if processes.count == 1 else restore(data.model, state.kept.state_dict())
+                    segmenter = Segmenter(kept, data.labels, config.preprocess, str(device), precision)
+                    region = context_region(config)
+                    report = evaluate(segmenter, data.val, PROTOCOL, region, progress("validate"), processes)
+                    improved = processes.any(processes.main and report.scores.miou > best)
+                    if improved:
+                        best = report.scores.miou
+                        scores = {"protocol": PROTOCOL, "miou": round(best, 4), "step": done}
+                        bundle = Bundle(kept, data.model, data.labels, config.preprocess, scores, facts)
+                        if processes.main:
+                            save_bundle(folder / "best", bundle)
+                    shares = branch_shares(segmenter, data.val) if processes.main else {}
+                    yield record(Validated(done, report, shares, time.perf_counter() - start))
+                    if improved:
+                        yield record(Saved(done, folder / "best", time.perf_counter() - start))
+                if done == config.optim.steps or 0 < config.patience <= record.without_gain:
+                    return
+
+                began = time.perf_counter()
+                images, masks, names = next(feed)
+                losses, rate = stepper.step(done, images, masks, names)
+                done += 1
+                now = time.perf_counter()
+                speed, memory = config.data.batch_size / (now - began), peak_memory(device)
+                opened = gates(state.model)
+                yield record(Step(done, sum(losses.values()), losses, rate, opened, now - start, speed, memory))
+                if processes.any(processes.main and time.perf_counter() - saved > 60 * config.save_minutes):
+                    yield record(keep())
+                    saved = time.perf_counter()
+        except GeneratorExit:  # the consumer stopped early, after a whole step
+            keep()
+            raise
+
+
+class Ready(NamedTuple):
+    """What a run's steps need, and of each class the one of the model it starts from, if it starts from one."""
+
+    config: RunConfig
+    data: RunData
+    stepper: Stepper
+    classes: dict[str, str | None]
+
+
+def prepare(
+    config: RunConfig,
+    processes: Processes = ALONE,
+    data: RunData | None = None,
+    progress: Callable[[str], Progress] = lambda phase: lambda done, total: None,
+    new: bool = True,
+) -> Ready:
+    """All that comes before the first step: the configuration as resolved, the data as checked, the network.
+
+    new: whether weights that the run starts from are wanted; a resumed run has its own. Raises InputError for what is
+    wrong.
+    """
+    config = absolute_root(resolve(config) if new else config)
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
-    data = data or open_data(config)
+    data = open_data(config) if data is None or config.init else data
     # The precision is kept, since a resumed run must not time the machine anew and come to another.
-    told = {"model": data.model, "preprocess": data.preprocess}
-    config = config.model_copy(update={**told, "precision": precision})
+    told = {"model": data.model, "preprocess": data.preprocess, "precision": precision}
+    config = config.model_copy(update=told)
     torch.manual_seed(stateless_seed(config.seed, "weights"))
-    initial = data.model.model_copy(update={"pretrained": False}) if resume else data.model
+    initial = data.model if new else data.model.model_copy(update={"pretrained": False})
     model = build_model(initial).to(device).to(memory_format=torch.channels_last)
-    if config.data.batch_size == 1:  # some norms cannot learn from one image, and say so here
-        with torch.no_grad():
+    if config.data.batch_size == config.optim.accumulate and not frozen(config):
+        with torch.no_grad():  # some norms cannot learn from one image, and say so here
             copy.deepcopy(model)(torch.zeros(1, data.model.in_channels, *config.data.crop, device=device))
     start_attention(model, config.optim)
-    optimizer = create_optimizer(model, config.optim)
-    average = moving_average(model, config.optim.ema)
-    kept: Any = model if average is None else average.module
-    done = load_checkpoint(folder / "checkpoints", model, average, optimizer) if resume else 0
-    feed = batches(config, data.train, done)
-    summary = read_data(config, data, progress)
-    counts = torch.from_numpy(summary.counts[:, : data.labels.num_classes])
-    weigh = CLASS_WEIGHTS.get(config.optim.class_weights)
-    class_weights = None if weigh is None else weigh(counts).to(device)
-    facts = describe_run(device, precision, config.seed)
+    classes = start_from(config.init, model, data.labels.names) if config.init and new else {}
+    with processes.main_first():  # what it has counted, the others find in the cache
+        counts = torch.from_numpy(read_data(config, data, progress).counts[:, : data.labels.num_classes])
+    weigh, optim = CLASS_WEIGHTS.get(config.optim.class_weights), config.optim
+    criterion = Criterion(
+        None if weigh is None else weigh(counts).to(device),
+        optim.label_smoothing,
+        optim.ohem,
+        optim.ohem_kept,
+        optim.dice_weight,
+        optim.lovasz_weight,
+    )
+    state = State.of(model, config, device)
+    return Ready(config, data, Stepper(config, state, criterion, device, precision, processes), classes)
 
-    folder.mkdir(parents=True, exist_ok=True)
-    with written_aside(folder / "config.yaml") as aside:
-        aside.write_text(config.to_yaml(), encoding="utf-8")
-    record = Record(folder / "metrics.jsonl", done)
-    best = record.best if (folder / "best").is_dir() else -1.0
-    start = time.perf_counter() - record.seconds
-    model.train()
-    try:
-        while True:
-            due = done % config.validate_every == 0 or done == config.optim.steps
-            if done and due and done not in record.validated:
-                segmenter = Segmenter(kept, data.labels, config.preprocess, str(device), precision)
-                report = evaluate(segmenter, data.val, PROTOCOL, context_region(config), progress("validate"))
-                improved = report.scores.miou > best
-                if improved:
-                    best = report.scores.miou
-                    scores = {"protocol": PROTOCOL, "miou": round(best, 4), "step": done}
-                    bundle = Bundle(kept, data.model, data.labels, config.preprocess, scores, facts)
-                    save_bundle(folder / "best", bundle)
-                shares = branch_shares(segmenter, data.val)
-                yield record(Validated(done, report, shares, time.perf_counter() - start))
-                if improved:
-                    yield record(Saved(done, folder / "best", time.perf_counter() - start))
-                path = save_checkpoint(folder / "checkpoints", done, model, average, optimizer)
-                yield record(Saved(done, path, time.perf_counter() - start))
-            if done == config.optim.steps:
-                return
 
-            images, masks, names = next(feed)
-            rate = learning_rate(done, config.optim)
-            set_learning_rate(optimizer, rate)
-            torch.manual_seed(stateless_seed(config.seed, "step", done))  # for dropout
-            rule = config.preprocess
-            inputs = normalise(images.to(device), rule.mean, rule.std, rule.range)
-            with autocast(device, precision):
-                output = model(inputs)
-            losses = segmentation_losses(
-                output,
-                masks.to(device),
-                model.enlarge,
-                class_weights=class_weights,
-                branch_weight=config.optim.branch_weight,
-                auxiliary_weight=config.optim.auxiliary_weight,
-            )
-            loss = torch.stack(list(losses.values())).sum()
-            optimizer.zero_grad()
-            loss.backward()
-            norm = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
-            if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):
-                raise InputError(
-                    f"The loss is {loss.item():.4g} and its gradient {norm.item():.4g} in step {done + 1} at learning "
-                    f"rate {rate:.2g}; lower optim.lr, or look at the files of this batch: {', '.join(names)}."
-                )
-            if config.optim.clip:
-                nn.utils.clip_grads_with_norm_(model.parameters(), config.optim.clip, norm)
-            optimizer.step()
-            keep_sign(model, config.optim)
-            if average is not None:
-                average.update_parameters(model)
-            done += 1
-            parts = {name: part.item() for name, part in losses.items()}
-            yield record(Step(done, loss.item(), parts, rate, gates(model), time.perf_counter() - start))
-    except GeneratorExit:  # the consumer stopped early, after a whole step
-        save_checkpoint(folder / "checkpoints", done, model, average, optimizer)
-        raise
+def refuse_existing(folder: Path) -> None:
+    """Raises InputError where `folder` is there already."""
+    if folder.exists():
+        mend = f"go on with --resume {folder}, or " if (folder / "config.yaml").is_file() else ""
+        raise InputError(f"{folder} is there already; {mend}choose another --name.")
 
 
 class Record:
     """metrics.jsonl, an event a line. Opened to go on after `step`, it drops what lies behind, and says what it knows:
 
-    the best mIoU, the steps that were validated, and the seconds of training so far.
+    the best mIoU, the steps that were validated, how many validations since the best, and the seconds of training so
+    far. Of several processes one writes.
     """
 
-    def __init__(self, path: Path, step: int) -> None:
-        self.path = path
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if step else []
+    def __init__(self, path: Path, step: int, write: bool = True) -> None:
+        self.path, self.write = path, write
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if step and path.is_file() else []
         whole = [line for line in lines if line.endswith("\n")]  # a killed run may leave half a line
         kept = {line: entry for line in whole if (entry := json.loads(line))["step"] <= step}
-        validations = [entry for entry in kept.values() if entry["event"] == "validated"]
-        self.best = max((entry["miou"] for entry in validations), default=-1.0)
-        self.validated = {entry["step"] for entry in validations}
+        self.best, self.validated, self.without_gain = -1.0, set[int](), 0
+        for entry in kept.values():
+            if entry["event"] == "validated":
+                self._note(entry["step"], entry["miou"])
         self.seconds = max((entry["seconds"] for entry in kept.values()), default=0.0)
-        with written_aside(path) as aside:
-            aside.write_text("".join(kept), encoding="utf-8")
+        if write:
+            with written_aside(path) as aside:
+                aside.write_text("".join(kept), encoding="utf-8")
 
     def __call__(self, event: Event) -> Event:
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(to_record(event), ensure_ascii=False) + "\n")
+        if self.write:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(to_record(event), ensure_ascii=False) + "\n")
         if isinstance(event, Validated):
-            self.validated.add(event.step)
+            self._note(event.step, event.report.scores.miou)
         return event
+
+    def _note(self, step: int, miou: float) -> None:
+        self.validated.add(step)
+        self.without_gain = 0 if miou > self.best else self.without_gain + 1
+        self.best = max(self.best, miou)
 
 
 def to_record(event: Event) -> dict[str, Any]:

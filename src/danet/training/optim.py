@@ -1,5 +1,7 @@
 """Which parameters learn at which rate, and how the rate falls."""
 
+import math
+
 import torch
 from torch import nn
 
@@ -36,9 +38,10 @@ def create_optimizer(model: SegmentationModel, config: OptimConfig) -> torch.opt
 
 
 def learning_rate(step: int, config: OptimConfig) -> float:
-    """The backbone's rate in step `step`, counted from 0: linear warm-up, then poly, lr · (1 − step/steps)^power."""
-    warm = min(1.0, (step + 1) / (config.warmup + 1))
-    return config.lr * warm * (1 - step / config.steps) ** config.power
+    """The backbone's rate in step `step`, counted from 0: linear warm-up, then from lr to end_lr along the schedule."""
+    warm, done = min(1.0, (step + 1) / (config.warmup + 1)), step / config.steps
+    left = (1 - done) ** config.power if config.schedule == "poly" else (1 + math.cos(math.pi * done)) / 2
+    return warm * (config.end_lr + (config.lr - config.end_lr) * left)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -1,15 +1,96 @@
-"""Checkpoints: weights, their moving average, optimizer and step, and nothing else, since randomness has no state."""
+"""What a run is made of, and its checkpoints: weights, their moving average, optimizer and step, and nothing else.
 
+Randomness has no state. In float16 the loss's scale belongs to it.
+"""
+
+from __future__ import annotations
+
+import warnings
+import zipfile
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from danet.config import RunConfig
 from danet.errors import InputError
 from danet.files import written_aside
+from danet.models.segmentation import SegmentationModel
+from danet.training.optim import create_optimizer
 
-KEEP = 2
+
+@dataclass(frozen=True)
+class State:
+    """A model that learns, with all that its next step depends on."""
+
+    model: SegmentationModel
+    average: AveragedModel | None
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+
+    @staticmethod
+    def of(model: SegmentationModel, config: RunConfig, device: torch.device) -> State:
+        """What trains `model`, which is on `device`, from its first step on."""
+        scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
+        return State(model, moving_average(model, config.optim.ema), create_optimizer(model, config.optim), scaler)
+
+    @property
+    def kept(self) -> SegmentationModel:
+        """The model to validate and to keep: the average, where there is one."""
+        found: Any = self.model if self.average is None else self.average.module
+        return found
+
+    def save(self, path: Path, step: int, keep: int) -> None:
+        """Write the checkpoint aside, sync and rename it to `path`, and remove all but the last `keep` beside it.
+
+        Raises InputError where it cannot be written; those that were there stay.
+        """
+        folder = path.parent
+        state = {"step": step, **{name: part.state_dict() for name, part in self._parts().items()}}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with written_aside(path) as aside:
+                torch.save(state, aside)
+        except (OSError, RuntimeError) as error:  # torch says of a full disk RuntimeError
+            reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:120]
+            there = checkpoints(folder)
+            mend = (
+                f"make room, then go on from {there[-1].name} with --resume {folder.parent}" if there else "make room"
+            )
+            raise InputError(f"{path} cannot be written ({reason}); {mend}.") from None
+        for old in checkpoints(folder)[:-keep]:
+            old.unlink(missing_ok=True)
+
+    def load(self, folder: Path) -> int:
+        """Load the newest whole checkpoint in place and return its step.
+
+        A damaged one is renamed, with a warning, and the one before is taken. Raises InputError where there is none,
+        and for one that is of another network.
+        """
+        while found := checkpoints(folder):
+            path = found[-1]
+            try:
+                state = _read(path)
+            except Exception as error:  # torch.load raises nearly anything for damaged files
+                reason = " ".join(str(error).split())[:120]
+                damaged = path.rename(path.with_name(f"damaged-{path.name}"))
+                warnings.warn(f"{path} is damaged ({reason}); it is now {damaged.name}, and left out.", stacklevel=2)
+                continue
+            try:
+                for name, part in self._parts().items():
+                    part.load_state_dict(state[name])
+            except Exception as error:
+                reason = " ".join(str(error).split())[:120]
+                raise InputError(f"{path} is of another network or optimizer ({reason}); start a new run.") from None
+            return state["step"]
+        raise InputError(f"{folder} holds no checkpoint to resume from; start the run afresh under another name.")
+
+    def _parts(self) -> dict[str, Any]:
+        parts = {"model": self.model, "average": self.average, "optimizer": self.optimizer, "scaler": self.scaler}
+        return {name: part for name, part in parts.items() if part is not None}
 
 
 def moving_average(model: nn.Module, decay: float) -> AveragedModel | None:
@@ -19,23 +100,9 @@ def moving_average(model: nn.Module, decay: float) -> AveragedModel | None:
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
 
 
-def save_checkpoint(
-    folder: Path, step: int, model: nn.Module, average: AveragedModel | None, optimizer: torch.optim.Optimizer
-) -> Path:
-    """Write step-N.pt aside, sync and rename it; older ones but the last are removed."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"step-{step:07d}.pt"
-    state = {
-        "step": step,
-        "model": model.state_dict(),
-        "average": average.state_dict() if average is not None else None,
-        "optimizer": optimizer.state_dict(),
-    }
-    with written_aside(path) as aside:
-        torch.save(state, aside)
-    for old in checkpoints(folder)[:-KEEP]:
-        old.unlink()
-    return path
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """The file of the checkpoint after `step` steps."""
+    return folder / f"step-{step:07d}.pt"
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -43,20 +110,9 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*.pt"))
 
 
-def load_checkpoint(
-    folder: Path, model: nn.Module, average: AveragedModel | None, optimizer: torch.optim.Optimizer
-) -> int:
-    """Load the newest checkpoint in place and return its step; raises InputError for none, or a damaged one."""
-    found = checkpoints(folder)
-    if not found:
-        raise InputError(f"{folder} holds no checkpoint to resume from; start the run afresh under another name.")
-    try:
-        state = torch.load(found[-1], map_location="cpu", weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        if average is not None:
-            average.load_state_dict(state["average"])
-    except Exception as error:  # torch.load raises nearly anything for damaged files
-        reason = " ".join(str(error).split())[:120]
-        raise InputError(f"{found[-1]} cannot be resumed from ({reason}); delete it to use the one before.") from None
-    return state["step"]
+def _read(path: Path) -> dict[str, Any]:
+    """A checkpoint; raises for one of which a byte has changed, which torch would load in silence."""
+    with zipfile.ZipFile(path) as archive:
+        if wrong := archive.testzip():
+            raise ValueError(f"its part {wrong} has another checksum")
+    return torch.load(path, map_location="cpu", weights_only=True)

@@ -117,14 +117,14 @@ def load_bundle(folder: str | Path) -> Bundle:
             f"{_again(folder)}."
         )
     try:
-        model = _build(config.model, load_file(folder / WEIGHTS))
+        model = restore(config.model, load_file(folder / WEIGHTS))
     except (RuntimeError, TypeError, OverflowError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{folder / WEIGHTS} does not fit the model that {CONFIG} describes: {reason}.") from None
     return Bundle(model.eval(), config.model, labels, config.preprocess, config.scores, config.provenance)
 
 
-def _build(config: ModelConfig, state: dict[str, Tensor]) -> SegmentationModel:
+def restore(config: ModelConfig, state: dict[str, Tensor]) -> SegmentationModel:
     """The model with the tensors of `state`, in float32 and memory of its own.
 
     It is built without memory first: a size that is not that of the weights is noticed before it takes any.
@@ -175,6 +175,18 @@ def _replace(folder: Path, aside: Path) -> None:
             old.rename(folder)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def recover_bundle(folder: Path) -> None:
+    """Put back the bundle that a process which was killed while replacing it had moved aside, and remove its leftovers.
+
+    No other process may be writing there.
+    """
+    for old in sorted(folder.parent.glob(f".{folder.name}-*-old")):
+        if not folder.exists():
+            old.rename(folder)
+    for left in folder.parent.glob(f".{folder.name}-*"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _seal(config: dict[str, Any]) -> str:

@@ -195,5 +195,6 @@ def test_all_of_it_is_json(run):
     assert found["gain"]["iou"] == {"road": None}
 
 
-def test_what_best_holds_is_best():
+def test_a_score_of_0_is_a_score():
+    assert (best_validation([*steps(3), validated(3, 0.0, road=0.0)]) or {})["iou"] == {"road": 0.0}
     assert best_validation([*steps(3), {"event": "validated", "step": 3}]) is None

@@ -69,7 +69,7 @@ class Differences(NamedTuple):
         """
         if len(self.runs) != 2:
             return None
-        before, after = ((run.best ) for run in self.runs.values())
+        before, after = ((run.best or {"iou": {}}) for run in self.runs.values())
         scores = {key: _less(after.get(key), before.get(key)) if self.alike else None for key in SCORES}
         iou = {name: _less(after["iou"].get(name), before["iou"].get(name)) for name in self.classes}
         return {**scores, "iou": iou}

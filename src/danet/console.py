@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
+import json
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
 
 from rich.bar import Bar
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, JustifyMethod, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from danet.data.examination import Contents
 from danet.data.examination import Report as Examined
 from danet.evaluation.evaluate import Report
 from danet.models.attention import SIGNS
 from danet.training.comparison import Comparison
-from danet.training.loop import Event, Saved, Step, Validated
+from danet.training.differences import Differences
+from danet.training.loop import Event, Initialised, Saved, Step, Validated
+from danet.viz.curves import Points, number
 from danet.viz.text import duration
 
 QUIET_SECONDS = 10.0
 """Where stderr is no terminal, a line of progress this often."""
+RECENT = 50
+"""A run's loss and speed are shown as the mean and the median of so many steps."""
+BLOCKS = "▁▂▃▄▅▆▇█"
+ROWS = 20
+"""Of a run's validations a table shows so many, and the best ones."""
 
 
 class Screen(AbstractContextManager):
@@ -31,11 +46,11 @@ class Screen(AbstractContextManager):
         self.console = Console(stderr=True, highlight=False)
         self._bars = Progress(
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(max(10, min(40, self.console.width - 90))),
             TextColumn("{task.completed}/{task.total}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", table_column=Column()),  # goes on below where there is no room
             console=self.console,
             transient=True,
             disable=not self.console.is_terminal,
@@ -76,13 +91,20 @@ class Screen(AbstractContextManager):
 
     def watch(self, name: str, events: Iterable[Event], steps: int) -> None:
         """Consume a run's events, showing each."""
-        progress, recent = self.phase(name), deque(maxlen=50)
+        progress, recent = self.phase(name), deque[Step](maxlen=RECENT)
         for event in events:
             match event:
+                case Initialised(model=model, classes=classes):
+                    afresh = [own for own, theirs in classes.items() if theirs is None]
+                    rows = f"its classifiers of {len(classes) - len(afresh)} of {len(classes)} classes"
+                    self.say(f"{name}: starts from {model}, {rows}{f'; new: {_some(afresh)}' if afresh else ''}")
                 case Step():
-                    recent.append(event.loss)
+                    recent.append(event)
                     gates = "".join(f"  {SIGNS[branch]} {gate:+.3f}" for branch, gate in event.gates.items())
-                    progress(event.step, steps, f"loss {sum(recent) / len(recent):.3f}{gates}")
+                    speed = median(step.images_per_second for step in recent)
+                    memory = "" if event.memory is None else f"  {event.memory / 1e9:.1f} GB"
+                    note = f"loss {mean(step.loss for step in recent):.3f}{gates}  {_rate(speed)} images/s{memory}"
+                    progress(event.step, steps, note)
                 case Validated(report=report):
                     scores = report.scores
                     text = f"mIoU {100 * scores.miou:.2f} %  pixel accuracy {100 * scores.pixel_accuracy:.2f} %"
@@ -174,5 +196,154 @@ def comparison_table(comparison: Comparison) -> Table:
     return table
 
 
+@dataclass(frozen=True)
+class Sparkline:
+    """A curve of (step, value) in a line of blocks, as wide as there is room, from step 0 to `end`, `low` to `high`."""
+
+    points: Points
+    end: int
+    low: float
+    high: float
+    scale: Callable[[float], float] = float
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(min(16, options.max_width), min(72, options.max_width))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield Text(self.text(options.max_width), no_wrap=True)
+
+    def text(self, width: int) -> str:
+        """Each character is the mean of its steps, or goes on from the one before; blank where the run is not."""
+        cells: list[list[float]] = [[] for _ in range(width)]
+        for step, value in self.points:
+            cells[max(0, math.ceil(step * width / self.end) - 1)].append(self.scale(value))
+        last = max((place for place, values in enumerate(cells) if values), default=-1)
+        low, high = self.scale(self.low), self.scale(self.high)
+        drawn, height = "", -1
+        for values in cells[: last + 1]:
+            if values:
+                share = (mean(values) - low) / (high - low) if high > low else 0.5
+                height = min(int(share * len(BLOCKS)), len(BLOCKS) - 1)
+            drawn += BLOCKS[height] if height >= 0 else " "
+        return drawn
+
+
+def difference_tables(found: Differences) -> list[RenderableType]:
+    """What runs differ in: settings, scores at each one's best validation, curves, and mIoU by validation."""
+    names = short_names(found.runs)
+    settings: RenderableType = "Their settings are the same."
+    if found.settings:
+        settings = _table("setting", names.values())
+        for field, values in found.settings.items():
+            settings.add_row(field, *(_setting(values[run]) for run in names))
+    told = [] if found.alike else ["They have different classes, so their means do not compare."]
+    heading = f"What {_and(list(names.values()))} differ in"
+    curves, validations = _curves(found, names), _validations(found, names)
+    return [heading, settings, _best_table(found, names), *told, *curves, *validations]
+
+
+def short_names(names: Iterable[str]) -> dict[str, str]:
+    """The last parts of paths, as many as tell them apart."""
+    parts = {name: Path(name).resolve().parts for name in names}
+    most = max(map(len, parts.values()), default=0)
+    count = next((count for count in range(1, most) if len({p[-count:] for p in parts.values()}) == len(parts)), most)
+    return {name: "/".join(p[-count:]) for name, p in parts.items()}
+
+
+def _best_table(found: Differences, names: dict[str, str]) -> Table:
+    """IoU of every class and the means at each run's best validation, and how far each run is."""
+    table, runs, gain = _table("IoU % at best", names.values()), found.runs.values(), found.gain
+    if gain:
+        table.add_column("difference", justify="right")
+
+    def add(title: str, values: Iterable[float | None], changes: dict[str, float | None], key: str) -> None:
+        table.add_row(title, *map(_percent, values), *([_points(changes[key])] if gain else []))
+
+    for one in found.classes:
+        add(one, (run.iou.get(one) for run in runs), gain["iou"] if gain else {}, one)
+    table.add_section()
+    for key, title in {"miou": "mean IoU", "pixel_accuracy": "pixel accuracy", "context": "context score"}.items():
+        values = [run.best[key] if run.best else None for run in runs]
+        if key != "context" or any(value is not None for value in values):
+            add(title, values, gain or {}, key)
+    table.add_section()
+    table.add_row("best at step", *(f"{run.best['step']:,}" if run.best else "–" for run in runs))
+    table.add_row("steps done", *(f"{run.step:,} of {run.steps:,}" for run in runs))
+    table.add_row("training", *(duration(run.seconds) for run in runs))
+    return table
+
+
+def _curves(found: Differences, names: dict[str, str]) -> list[RenderableType]:
+    """Loss and mIoU: a heading with the scale, which all runs share, and a line for each."""
+    end = max(run.step for run in found.runs.values())
+    losses = {run: held.loss for run, held in found.runs.items()}
+    miou = {run: [(step, 100 * share) for step, share in held.miou] for run, held in found.runs.items()}
+    smoothed = f", mean of {found.window} steps" if found.window > 1 else ""
+    kinds = (
+        (f"loss of the classifier that predicts{smoothed}", losses, number, True),
+        ("validation mIoU %", miou, "{:.2f}".format, False),
+    )
+    shown: list[RenderableType] = []
+    for title, curves, figure, logarithmic in kinds:
+        values = [value for points in curves.values() for _, value in points]
+        if values:
+            low, high = min(values), max(values)
+            scale = math.log if logarithmic and low > 0 else float
+            ends = f"▁ {figure(low)} to █ {figure(high)}{', logarithmic' if scale is math.log else ''}"
+            shown.append(f"{title}, to step {end:,}: {ends}")
+            lines = Table.grid(Column(), Column(), Column(justify="right"), padding=(0, 2))
+            for run, points in curves.items():
+                last = figure(points[-1][1]) if points else "–"
+                lines.add_row(f"  {names[run]}", Sparkline(points, end, low, high, scale), last)
+            shown.append(lines)
+    return shown
+
+
+def _validations(found: Differences, names: dict[str, str]) -> list[RenderableType]:
+    """mIoU by step: all validations, or ROWS of them and the best ones."""
+    curves = {run: dict(held.miou) for run, held in found.runs.items()}
+    steps = sorted({step for curve in curves.values() for step in curve})
+    if not steps:
+        return ["None of them was validated yet."]
+    stride = -(-len(steps) // ROWS)
+    best = {held.best["step"] for held in found.runs.values() if held.best}
+    kept = [step for place, step in enumerate(reversed(steps)) if place % stride == 0 or step in best][::-1]
+    table = _table("mIoU % at step", names.values(), "right")
+    for step in kept:
+        table.add_row(f"{step:,}", *(_percent(curve.get(step)) for curve in curves.values()))
+    return [table, *([f"{len(kept)} of {len(steps)} validations; --json has all."] if len(kept) < len(steps) else [])]
+
+
+def _table(heading: str, names: Iterable[str], justify: JustifyMethod = "left") -> Table:
+    """A table with a column of headings and one for each name."""
+    table = Table()
+    table.add_column(heading, justify=justify, no_wrap=True)
+    for name in names:
+        table.add_column(name, justify="right", overflow="fold")
+    return table
+
+
+def _setting(value: Any) -> str:
+    return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
+
+
 def _percent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.2f}"
+
+
+def _points(share: float | None) -> str:
+    """A difference of shares in points, with a true minus."""
+    return "–" if share is None else f"{100 * share:+z.2f}".replace("-", "−")
+
+
+def _rate(rate: float) -> str:
+    return f"{rate:.{2 if rate < 1 else 1 if rate < 100 else 0}f}"
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first six, and how many more there are."""
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+
+
+def _and(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]])

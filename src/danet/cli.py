@@ -227,12 +227,18 @@ def ablate(options: argparse.Namespace) -> int:
 
 
 def info(options: argparse.Namespace) -> int:
-    """Tell what models and runs are: architecture, classes, scores, gates, where they come from."""
+    """Tell what models and runs are: architecture, classes, scores, gates, where they come from; and compare runs."""
+    from danet.console import Screen, difference_tables
     from danet.inference.device import choose_device, choose_precision
     from danet.models.attention import gates
+    from danet.training.board import write_board
+    from danet.training.differences import differences, find_runs
     from danet.weights.bundle import load_bundle
     from danet.weights.zoo import embedded, find_bundle, published, published_scores
 
+    runs = find_runs(options.model)
+    if options.tensorboard and not runs:
+        raise InputError("--tensorboard needs the folder of a run, such as: danet info runs/NAME --tensorboard")
     if not options.model:
         device = choose_device()
         facts = {"danet": __version__, "device": str(device), "precision": choose_precision("auto", device)}
@@ -251,8 +257,11 @@ def info(options: argparse.Namespace) -> int:
         heading = "published models, fetched on first use (mIoU as their authors measured it, not we)"
         told = facts | {heading: shown, "terms": "; ".join(sorted({entry.terms for entry in zoo.values()}))}
         return _finish(options, facts | {"published": listed}, *_lines(told))
-    found = {}
+    compared, found = differences(runs) if len(runs) > 1 else None, {}
     for path in options.model:
+        if (compared or options.tensorboard) and find_runs([path]) and not (Path(path) / "best").is_dir():
+            found[path] = {"model": None}
+            continue
         bundle = load_bundle(find_bundle(path))
         found[path] = {
             "model": bundle.model_config.model_dump(mode="json", exclude_defaults=True),
@@ -262,7 +271,17 @@ def info(options: argparse.Namespace) -> int:
             "scores": bundle.scores,
             "provenance": bundle.provenance,
         }
-    return _finish(options, found, *(line for path, facts in found.items() for line in (path, *_lines(facts, "  "))))
+    more: list[Any] = [] if compared is None else difference_tables(compared)
+    if options.tensorboard:
+        with Screen() as screen:
+            boards = {path: str(write_board(run, screen.phase(path))) for path, run in runs.items()}
+        for path, board in boards.items():
+            found[path]["tensorboard"] = board
+        more.append(f"See them with: tensorboard --logdir {' or '.join({str(run.parent): '' for run in runs.values()})}")
+    told = {path: facts | ({} if facts["model"] else {"model": "none validated yet"}) for path, facts in found.items()}
+    if compared:
+        found["differences"] = compared.to_dict()
+    return _finish(options, found, *_lines(told), *more)
 
 
 def convert(options: argparse.Namespace) -> int:

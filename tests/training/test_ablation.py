@@ -21,7 +21,8 @@ from danet.evaluation.evaluate import evaluate
 from danet.inference.device import choose_device, choose_precision
 from danet.inference.segmenter import Segmenter
 from danet.models.segmentation import build_model
-from danet.training.ablation import ablate, model_cost, plan, refuse_other_settings, results, write_comparison
+from danet.training.ablation import ablate, plan, refuse_other_settings, results, write_comparison
+from danet.training.cost import model_cost
 from danet.training.data import open_data
 from danet.training.gates import branch_shares
 from danet.training.loop import Step, train

@@ -18,9 +18,8 @@ from statistics import median
 from typing import Any, NamedTuple
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
-from danet.config import HEADS, Channels, ModelConfig, RunConfig, nearest, read_config
+from danet.config import HEADS, Channels, RunConfig, nearest, read_config
 from danet.data.dataset import Dataset
 from danet.data.parallel import Progress
 from danet.data.sources import open_source
@@ -32,6 +31,7 @@ from danet.inference.segmenter import Segmenter
 from danet.models.attention import gates
 from danet.models.segmentation import build_model
 from danet.training.comparison import COMPARED, Comparison, by_variant, compare
+from danet.training.cost import model_cost
 from danet.training.data import RunData, absolute_root, open_data
 from danet.training.loop import Event, train
 from danet.training.provenance import describe_run, peak_memory, reset_peak_memory
@@ -209,26 +209,6 @@ def twins_and_control(count: int, size: tuple[int, int]) -> tuple[Dataset, Datas
     twins.preload()
     control.preload()
     return twins, control
-
-
-class Cost(NamedTuple):
-    """What a network takes: its parameters, and the floating-point operations of one image's forward, in 10⁹.
-
-    A multiplication and an addition count as two.
-    """
-
-    parameters: int
-    gflops: float
-
-
-@cache
-def model_cost(model: ModelConfig, size: tuple[int, int]) -> Cost:
-    """The cost of `model` on an image of `size`."""
-    # In float64, since the counter does not know oneDNN's own product of float32 matrices.
-    network = build_model(model.model_copy(update={"pretrained": False})).double().eval()
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        network(torch.zeros(1, model.in_channels, *size, dtype=torch.float64))
-    return Cost(sum(parameter.numel() for parameter in network.parameters()), counter.get_total_flops() / 1e9)
 
 
 def refuse_other_settings(folder: Path, base: RunConfig) -> None:

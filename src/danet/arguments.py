@@ -59,6 +59,11 @@ def _train(one: Parser) -> None:
     one.add_argument("recipe", nargs="?", metavar="RECIPE", help=f"a YAML file, or one of: {', '.join(recipes())}")
     one.add_argument("--resume", metavar="RUN", help="go on with the run in this folder")
     one.add_argument("--print_config", action="store_true", help="print the resolved configuration and stop")
+    one.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="build everything, take two steps, tell what the run takes, write nothing",
+    )
     _add_fields(one, RunConfig, "")
 
 
@@ -140,7 +145,10 @@ def _convert(one: Parser) -> None:
 
 
 def _info(one: Parser) -> None:
-    one.add_argument("model", nargs="*", metavar="MODEL-OR-RUN")
+    one.add_argument("model", nargs="*", metavar="MODEL-OR-RUN", help="several runs are also compared")
+    one.add_argument(
+        "--tensorboard", action="store_true", help="write RUN/tensorboard/ of each run, or bring it up to date"
+    )
 
 
 def _data_show(one: Parser) -> None:

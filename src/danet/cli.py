@@ -277,7 +277,9 @@ def info(options: argparse.Namespace) -> int:
             boards = {path: str(write_board(run, screen.phase(path))) for path, run in runs.items()}
         for path, board in boards.items():
             found[path]["tensorboard"] = board
-        more.append(f"See them with: tensorboard --logdir {' or '.join({str(run.parent): '' for run in runs.values()})}")
+        more.append(
+            f"See them with: tensorboard --logdir {' or '.join({str(run.parent): '' for run in runs.values()})}"
+        )
     told = {path: facts | ({} if facts["model"] else {"model": "none validated yet"}) for path, facts in found.items()}
     if compared:
         found["differences"] = compared.to_dict()

@@ -27,6 +27,7 @@ from danet.models.attention import SIGNS
 from danet.training.comparison import Comparison
 from danet.training.differences import Differences
 from danet.training.loop import Event, Initialised, Saved, Step, Validated
+from danet.training.rehearsal import Rehearsal
 from danet.viz.curves import Points, number
 from danet.viz.text import duration
 
@@ -42,8 +43,8 @@ ROWS = 20
 class Screen(AbstractContextManager):
     """Progress of named phases, one after the other: bars on a terminal, a line every ten seconds elsewhere."""
 
-    def __init__(self) -> None:
-        self.console = Console(stderr=True, highlight=False)
+    def __init__(self, quiet: bool = False) -> None:
+        self.console = Console(stderr=True, highlight=False, quiet=quiet)
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(max(10, min(40, self.console.width - 90))),
@@ -53,7 +54,7 @@ class Screen(AbstractContextManager):
             TextColumn("{task.fields[note]}", table_column=Column()),  # goes on below where there is no room
             console=self.console,
             transient=True,
-            disable=not self.console.is_terminal,
+            disable=quiet or not self.console.is_terminal,
         )
         self._tasks: dict[str, TaskID] = {}
         self._told = time.monotonic()
@@ -95,9 +96,7 @@ class Screen(AbstractContextManager):
         for event in events:
             match event:
                 case Initialised(model=model, classes=classes):
-                    afresh = [own for own, theirs in classes.items() if theirs is None]
-                    rows = f"its classifiers of {len(classes) - len(afresh)} of {len(classes)} classes"
-                    self.say(f"{name}: starts from {model}, {rows}{f'; new: {_some(afresh)}' if afresh else ''}")
+                    self.console.print(start_table(name, model, classes))
                 case Step():
                     recent.append(event)
                     gates = "".join(f"  {SIGNS[branch]} {gate:+.3f}" for branch, gate in event.gates.items())
@@ -114,6 +113,45 @@ class Screen(AbstractContextManager):
                     self.say(f"{name}: step {event.step}/{steps}, after {duration(event.seconds)}: {text}")
                 case Saved(path=path) if path.name == "best":
                     self.say(f"{name}: best so far, kept in {path}")
+
+
+def start_table(run: str, model: str, classes: dict[str, str | None]) -> Table:
+    """What a run takes from the model it starts from: everything but the classifiers' rows of the classes that it has
+    not."""
+    table = Table(title=f"{run} starts from {model}", title_justify="left")
+    table.add_column("class")
+    table.add_column("classifier's rows")
+    for own, theirs in classes.items():
+        table.add_row(own, "new" if theirs is None else "copied" if theirs == own else f"copied from {theirs}")
+    table.add_section()
+    taken = sum(theirs is not None for theirs in classes.values())
+    table.add_row("all else", f"copied; {taken} of {len(classes)} classes")
+    return table
+
+
+def rehearsal_table(found: Rehearsal) -> Table:
+    """What a run takes, and what would take less memory."""
+    cost, steps = found.cost, found.config.optim.steps
+    losses = "  ".join(f"{name} {loss:.3f}" for name, loss in found.losses.items())
+    crop = "×".join(map(str, found.config.data.crop))
+    table = Table(show_header=False)
+    table.add_column()
+    table.add_column(overflow="fold")
+    table.add_row("parameters", f"{cost.parameters / 1e6:.2f} million")
+    table.add_row(
+        "forward", f"{cost.gflops:,.1f} GFLOP an image of {crop}; a step takes about three times that an image"
+    )
+    table.add_row("losses at first", losses)
+    table.add_row("a step", f"{found.step_seconds:.2f} s, {found.config.data.batch_size} images")
+    table.add_row("a validation", duration(found.validation_seconds))
+    table.add_row("to the end", f"{duration(found.seconds)}, {steps:,} steps with their validations")
+    if found.memory is not None:
+        before = "" if found.memory_before is None else f", {_gigabytes(found.memory_before)} before it"
+        table.add_row("memory", f"{_gigabytes(found.memory)} at the step's peak{before}, measured")
+    table.add_section()
+    for option in found.options:
+        table.add_row(_gigabytes(option.memory), option.words or "tensors at the peak as it is, computed")
+    return table
 
 
 def score_table(reports: dict[str, Report]) -> Table:
@@ -325,6 +363,10 @@ def _table(heading: str, names: Iterable[str], justify: JustifyMethod = "left") 
 
 def _setting(value: Any) -> str:
     return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:.2f} GB"
 
 
 def _percent(share: float | None) -> str:

@@ -130,10 +130,11 @@ def options(config: RunConfig, progress: Callable[[int, int], None] = lambda don
     return found
 
 
-def refuse_too_large(config: RunConfig, device: torch.device) -> None:
-    """Raises InputError where a step will not fit the memory that is free: on a CPU the system would kill the process
-    without a word.
+def refuse_too_large(config: RunConfig, device: torch.device, processes: int = 1) -> None:
+    """Raises InputError where a step, shared by `processes`, will not fit the memory that is free: on a CPU the system
+    would kill the process without a word.
     """
+    config = _with(config, {"data.batch_size": max(config.data.batch_size // processes, config.optim.accumulate)})
     pixels = config.data.batch_size // config.optim.accumulate * config.data.crop[0] * config.data.crop[1]
     free = free_memory(device)
     if free is not None and pixels * _BYTES_A_PIXEL > free / 8 and (needed := step_memory(config)) > free:

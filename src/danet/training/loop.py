@@ -29,6 +29,7 @@ from danet.inference.segmenter import Segmenter
 from danet.models.attention import gates
 from danet.models.segmentation import build_model
 from danet.processes import ALONE, Processes, joined, restarted
+from danet.training.cost import memory_explained, refuse_too_large
 from danet.training.data import RunData, absolute_root, batches, context_region, open_data, read_data
 from danet.training.gates import branch_shares, start_attention
 from danet.training.losses import CLASS_WEIGHTS, Criterion
@@ -165,7 +166,8 @@ def train(
 
                 began = time.perf_counter()
                 images, masks, names = next(feed)
-                losses, rate = stepper.step(done, images, masks, names)
+                with memory_explained(config):
+                    losses, rate = stepper.step(done, images, masks, names)
                 done += 1
                 now = time.perf_counter()
                 speed, memory = config.data.batch_size / (now - began), peak_memory(device)
@@ -207,6 +209,7 @@ def prepare(
     # The precision is kept, since a resumed run must not time the machine anew and come to another.
     told = {"model": data.model, "preprocess": data.preprocess, "precision": precision}
     config = config.model_copy(update=told)
+    refuse_too_large(config, device, processes.count)
     torch.manual_seed(stateless_seed(config.seed, "weights"))
     initial = data.model if new else data.model.model_copy(update={"pretrained": False})
     model = build_model(initial).to(device).to(memory_format=torch.channels_last)

@@ -72,10 +72,14 @@ def peak_memory(device: torch.device) -> int | None:
     """The largest memory in bytes since `reset_peak_memory`: the device's, or this process's; None if unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    status = PROCESS / "status"
-    lines = status.read_text(encoding="utf-8").splitlines() if status.is_file() else []
-    peak = next((line for line in lines if line.startswith("VmHWM")), None)
-    return None if peak is None else 1024 * int(peak.split()[1])
+    return _of_this_process("VmHWM")
+
+
+def resident_memory(device: torch.device) -> int | None:
+    """The memory in bytes that `peak_memory` would tell were there no peak; None if unknown."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    return _of_this_process("VmRSS")
 
 
 def free_memory(device: torch.device) -> int | None:
@@ -91,6 +95,14 @@ def free_memory(device: torch.device) -> int | None:
         limit, used = (int((GROUP / name).read_text(encoding="utf-8")) for name in ("memory.max", "memory.current"))
         found = limit - used if found is None else min(found, limit - used)
     return found
+
+
+def _of_this_process(name: str) -> int | None:
+    """An entry of /proc/self/status in bytes."""
+    status = PROCESS / "status"
+    lines = status.read_text(encoding="utf-8").splitlines() if status.is_file() else []
+    entry = next((line for line in lines if line.startswith(name)), None)
+    return None if entry is None else 1024 * int(entry.split()[1])
 
 
 def _processor() -> str:

@@ -68,6 +68,64 @@ def test_train_evaluate_info_and_report(run, own_data, tmp_path, monkeypatch):
     assert run("info", "runs/own")[0] == 0
 
 
+@pytest.fixture
+def two_runs(tiny_folder, tmp_path):
+    """The records of two runs: one with a model, and a killed one that was never validated."""
+    step = {"event": "step", "loss": 1.0, "losses": {"fused": 0.5}, "lr": 0.1, "gates": {}, "seconds": 1.0}
+    scores = {"miou": 0.5, "pixel_accuracy": 0.75, "context": None, "iou": {"road": 0.25, "car": 0.75, "tree": None}}
+    validated = {"event": "validated", "step": 2, **scores, "seconds": 2.5}
+    steps = [json.dumps(step | {"step": number}) for number in (1, 2)]
+    for name, head, lines in (("old", "fcn", [*steps, json.dumps(validated), ""]), ("new", "pam", [*steps, '{"ev'])):
+        folder = tmp_path / "runs" / name
+        folder.mkdir(parents=True)
+        (folder / "config.yaml").write_text(f"name: {name}\nmodel: {{head: {head}}}\n")
+        (folder / "metrics.jsonl").write_text("\n".join(lines))
+    shutil.copytree(tiny_folder, tmp_path / "runs/old/best")
+    return "runs/old", "runs/new"
+
+
+def test_info_compares_runs(run, two_runs):
+    old, new = two_runs
+    code, out, err = run("info", old, "tiny", new, f"{new}/", "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert found[old]["classes"] == found["tiny"]["classes"] == ["road", "car", "tree"]
+    assert found[new] == {"model": None}
+    compared = found["differences"]
+    assert compared["settings"] == {"model.head": {old: "fcn", new: "pam"}}
+    assert compared["runs"][old]["best"]["iou"] == {"road": 0.25, "car": 0.75, "tree": None}
+    assert compared["runs"][new]["loss"] == [[1, 0.5], [2, 0.5]]
+    code, out, err = run("info", old, "tiny", new)
+    assert code == 0, err
+    assert f"{new}:\n  model: none validated yet\n" in out
+    assert "What old and new differ in" in out
+    assert "│ model.head │ fcn │ pam │" in out
+    assert "validation mIoU %, to step 2: ▁ 50.00 to █ 50.00" in out
+
+
+def test_info_of_one_run_compares_nothing(run, two_runs):
+    old, new = two_runs
+    code, out, err = run("info", old, "tiny", f"{old}/.", "--json")
+    assert code == 0, err
+    assert "differences" not in json.loads(out)
+    code, out, err = run("info", new)
+    assert (code, out) == (2, "")
+    assert "validated no model yet" in err
+
+
+def test_info_writes_tensorboards_files(run, two_runs, tmp_path):
+    old, new = two_runs
+    code, out, err = run("info", new, "tiny", "--tensorboard", "--json")
+    assert code == 0, err
+    assert json.loads(out)[new] == {"model": None, "tensorboard": f"{new}/tensorboard"}
+    assert [path.name.split(".")[2] for path in (tmp_path / new / "tensorboard").iterdir()] == ["tfevents"]
+    assert not (tmp_path / old / "tensorboard").exists()
+    code, out, err = run("info", new, old, "--tensorboard")
+    assert code == 0, err
+    assert f"  tensorboard: {old}/tensorboard\n" in out
+    assert out.endswith("See them with: tensorboard --logdir runs\n")
+
+
 def test_print_config_is_a_recipe(run, tmp_path):
     code, out, _ = run("train", "demo", "--optim.lr", "0.5", "--print_config")
     assert code == 0
@@ -235,6 +293,8 @@ def test_attend_writes_a_page_with_or_without_points(run, tiny_folder, picture, 
         (("attend", "street.png", "--at", "7", "--model", "tiny"), ("'7' is no point", "120,80")),
         (("predict", "street.png", "--model", "tiny", "--device", "tpu"), ("tpu", "auto")),
         (("info", "street.png"), ("street.png is no folder",)),
+        (("info", "--tensorboard"), ("the folder of a run", "danet info runs/NAME --tensorboard")),
+        (("info", "tiny", "--tensorboard"), ("the folder of a run",)),
     ],
 )
 def test_wrong_use_is_one_line_and_code_2(run, tiny_folder, picture, tmp_path, arguments, words):

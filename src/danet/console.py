@@ -382,10 +382,5 @@ def _rate(rate: float) -> str:
     return f"{rate:.{2 if rate < 1 else 1 if rate < 100 else 0}f}"
 
 
-def _some(names: Sequence[str]) -> str:
-    """The first six, and how many more there are."""
-    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
-
-
 def _and(names: Sequence[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]])

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
     from danet.inference.encoding import Direction, Encoding
+    from danet.processes import Processes
     from danet.training.loop import Event
 
 TAKEN = 0.1
@@ -39,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(encoding="utf-8")  # α has no place in some systems' own encoding
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
+    warnings.showwarning = lambda message, *_: print(f"danet: {message}", file=sys.stderr)
     try:
         options = parse([argument for argument in arguments if argument != "--debug"], COMMANDS)
         return options.command(options)
@@ -69,6 +72,8 @@ def train(options: argparse.Namespace) -> int:
     overrides = _overrides(options)
     own = options.recipe is None and "data.root" in overrides and not options.resume
     config = _own_config(overrides) if own else read_config(options.recipe, overrides)
+    if config.init:
+        config = _from_model(config, overrides)
     folder = Path("runs") / config.name
     if options.print_config:
         print(config.to_yaml(), end="")
@@ -76,29 +81,64 @@ def train(options: argparse.Namespace) -> int:
 
     from danet.console import Screen, score_table
     from danet.inference.device import choose_device, choose_precision
+    from danet.processes import joined
     from danet.training.loop import train
     from danet.training.summary import report_runs, run_config
 
     if options.resume:
-        if options.recipe or overrides:
+        if options.recipe or overrides or options.dry_run:
             raise InputError("A resumed run keeps its own settings; give --resume alone, or start another run.")
         folder = Path(options.resume).resolve()
         config = run_config(folder).model_copy(update={"name": folder.name})
-    if own:
-        print(config.to_yaml(), end="", file=sys.stderr)
-    with Screen() as screen:
+    if options.dry_run:
+        return _rehearse(options, config)
+    with joined() as processes, Screen(quiet=not processes.main) as screen:
+        if own:
+            screen.say(config.to_yaml().rstrip())
         device = choose_device(config.device)
-        screen.say(f"{config.name}: on {device} in {choose_precision(config.precision, device)}")
+        beside = f", {processes.count} processes" if processes.count > 1 else ""
+        screen.say(f"{config.name}: on {device} in {choose_precision(config.precision, device)}{beside}")
+        if config.expected:
+            screen.say(f"{config.name}: expected {config.expected}")
         events = train(config, resume=bool(options.resume), runs=folder.parent, progress=screen.phase)
-        with Interrupt(screen.say) as interrupt:
+        with Interrupt(screen.say, processes) as interrupt:
             screen.watch(config.name, interrupt.until(events), config.optim.steps)
         if interrupt.came:
             screen.say(f"Interrupted; everything is kept. Go on with: danet train --resume {options.resume or folder}")
             return INTERRUPTED
+        if not processes.main:
+            return DONE
         title = f"{config.model.head} on {config.data.source}: {config.name}"
         report = report_runs({config.name: folder}, folder / "report.html", title, screen.phase)[config.name]
     found = {"run": str(folder), "report": str(folder / "report.html"), **report.to_dict()}
     return _finish(options, found, score_table({config.name: report}), f"Report: {folder / 'report.html'}")
+
+
+def _from_model(config: RunConfig, overrides: dict[str, str]) -> RunConfig:
+    """The configuration of a run that starts from a model, which brings its own network."""
+    from danet.training.start import KEPT, resolve
+
+    for name in overrides:
+        section, _, field = name.partition(".")
+        if section == "model" and field not in KEPT:
+            raise InputError(f"--init {config.init} brings its own network: leave --{name} out.")
+    return resolve(config)
+
+
+def _rehearse(options: argparse.Namespace, config: RunConfig) -> int:
+    """`danet train --dry-run`."""
+    from danet.console import Screen, rehearsal_table
+    from danet.training.rehearsal import rehearse
+
+    with Screen() as screen:
+        found = rehearse(config, screen.phase)
+    facts = found._asdict() | {
+        "config": found.config.model_dump(mode="json"),
+        "cost": found.cost._asdict(),
+        "options": [option._asdict() for option in found.options],
+    }
+    expected = [f"Expected: {config.expected}"] if config.expected else []
+    return _finish(options, facts, rehearsal_table(found), *expected, "Nothing was written.")
 
 
 def evaluate(options: argparse.Namespace) -> int:
@@ -442,8 +482,8 @@ def data_tile(options: argparse.Namespace) -> int:
 class Interrupt:
     """Within `with`, the first Ctrl-C (or SIGTERM) is kept for `until` to act on; a second one interrupts at once."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self.say, self.came = say, False
+    def __init__(self, say: Callable[[str], None], processes: Processes | None = None) -> None:
+        self.say, self.processes, self.came = say, processes, False
 
     def __enter__(self) -> Interrupt:
         self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -459,9 +499,11 @@ class Interrupt:
         self.say("Stopping after this step; Ctrl-C again stops at once.")
 
     def until(self, events: Generator[Event, None, None]) -> Iterator[Event]:
-        """The events up to the Ctrl-C; closing the run there makes it keep its last step."""
+        """The events up to the Ctrl-C, wherever it came; closing the run there makes it keep its last step."""
         for event in events:
             yield event
+            if self.processes is not None:
+                self.came = self.processes.any(self.came)
             if self.came:
                 events.close()
 

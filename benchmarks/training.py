@@ -1,0 +1,218 @@
+"""One step of training DANet-ResNet50, ours and mmsegmentation's in turn: time and peak memory, and what losses hold.
+
+    python benchmarks/training.py [--mmseg PYTHON] [--out results/training.csv]
+
+A step is forward in training mode, the losses of the three classifiers and of the auxiliary head, backward, and SGD
+with momentum, from random weights, on the CPU. Two processes wait, ours and theirs, and do one step each in turn, so
+that a slow moment meets both; after one step to warm up, seconds are the median, and `ratio` is that to theirs in the
+same type. Memory is the peak of a fresh process over two steps (the second has SGD's momentum), libraries and weights
+included (on Linux).
+
+PYTHON is the interpreter of an environment with mmsegmentation 1.2.2, which mmseg_step.py says how to make; without it
+only ours is measured. "all resized logits kept" is our network with its losses as they are usually written: every
+classifier's logits at the masks' size live until the backward. Takes about MINUTES minutes on two cores, of which
+nothing else may take any.
+"""
+
+import argparse
+import csv
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+from danet.config import OptimConfig
+from danet.inference.device import Precision, autocast
+from danet.models.segmentation import SegmentationModel, create_model
+from danet.training.losses import segmentation_losses
+from danet.training.optim import create_optimizer
+from danet.training.provenance import describe_run, peak_memory, reset_peak_memory
+
+CPU = torch.device("cpu")
+REPETITIONS = 5
+OURS, NAIVE = "danet", "danet, all resized logits kept"
+PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
+
+
+class Task(NamedTuple):
+    """What a step is done on."""
+
+    batch: int
+    size: tuple[int, int]
+    classes: int
+    precision: Precision
+
+    def arguments(self) -> list[str]:
+        size = map(str, self.size)
+        rest = ["--batch", str(self.batch), "--classes", str(self.classes), "--precision", self.precision]
+        return ["--size", *size, *rest]
+
+
+TIMED = [Task(1, (768, 768), 19, p) for p in PRECISIONS] + [Task(2, (360, 480), 19, p) for p in PRECISIONS]
+LOSSES = [Task(2, (512, 512), classes, "float32") for classes in (19, 150)]
+
+
+class Worker:
+    """A process that does steps when told to, as mmseg_step.py does."""
+
+    def __init__(self, command: list[str], task: Task) -> None:
+        self.process = subprocess.Popen(
+            [*command, *task.arguments()], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.facts: dict[str, Any] = json.loads(self._line())
+
+    def step(self) -> float:
+        """Its seconds."""
+        return float(self._ask("go"))
+
+    def peak(self) -> int:
+        """Bytes."""
+        return int(self._ask("peak"))
+
+    def end(self) -> None:
+        self.process.communicate()
+
+    def _ask(self, what: str) -> str:
+        assert self.process.stdin
+        print(what, file=self.process.stdin, flush=True)
+        return self._line()
+
+    def _line(self) -> str:
+        assert self.process.stdout
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{self.process.args} ended early, with exit status {self.process.wait()}.")
+        return line
+
+
+def seconds(commands: dict[str, list[str]], task: Task) -> dict[str, float]:
+    """The median of each; they take turns."""
+    workers = {name: Worker(command, task) for name, command in commands.items()}
+    times: dict[str, list[float]] = {name: [] for name in workers}
+    for repetition in range(REPETITIONS + 1):
+        for name, worker in workers.items():
+            took = worker.step()
+            if repetition:  # the first is for warming up
+                times[name].append(took)
+    for worker in workers.values():
+        worker.end()
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def peak_gigabytes(command: list[str], task: Task) -> float:
+    """Of a fresh process that does two steps."""
+    worker = Worker(command, task)
+    worker.step()
+    worker.step()
+    peak = worker.peak()
+    worker.end()
+    return peak / 1e9
+
+
+def our_step(task: Task, naive: bool) -> tuple[SegmentationModel, Callable[[], object]]:
+    """Our network, and one step of its training."""
+    torch.manual_seed(0)
+    model = create_model("danet", "resnet50c", task.classes, auxiliary=True)
+    model = model.to(memory_format=torch.channels_last).train()
+    optimizer = create_optimizer(model, OptimConfig(optimizer="sgd", lr=0.01, momentum=0.9, weight_decay=0))
+    images = torch.randn(task.batch, 3, *task.size).contiguous(memory_format=torch.channels_last)
+    masks = torch.randint(task.classes, (task.batch, *task.size))
+    masks[:, :8] = 255  # some pixels are never labelled
+
+    def step() -> None:
+        with autocast(CPU, task.precision):
+            output = model(images)
+        if naive:
+            every = [output.logits, *(model.enlarge(x, masks.shape[1:]) for x in output.branches.values())]
+            parts = [F.cross_entropy(logits, masks, ignore_index=255) for logits in every]
+            auxiliary = model.enlarge(output.auxiliary, masks.shape[1:])
+            parts.append(0.4 * F.cross_entropy(auxiliary, masks, ignore_index=255))
+        else:
+            parts = list(segmentation_losses(output, masks, model.enlarge).values())
+        optimizer.zero_grad()
+        torch.stack(parts).sum().backward()
+        optimizer.step()
+
+    return model, step
+
+
+def serve(task: Task, naive: bool) -> None:
+    """What a Worker of ours does."""
+    model, step = our_step(task, naive)
+    print(json.dumps({"parameters": sum(p.numel() for p in model.parameters())}), flush=True)
+    reset_peak_memory(CPU)
+    for line in sys.stdin:
+        if line.strip() == "go":
+            start = time.perf_counter()
+            step()
+            print(time.perf_counter() - start, flush=True)
+        else:
+            print(peak_memory(CPU) or 0, flush=True)
+
+
+def table(commands: dict[str, list[str]], naive: list[str]) -> list[dict[str, Any]]:
+    """Every row; the last of `commands` is what ratios are to, if there is more than one."""
+    rows = []
+    for task in TIMED:
+        print("measuring", *task, file=sys.stderr, flush=True)
+        took = seconds(commands, task)
+        for name, command in commands.items():
+            row = {"network": name, **describe(task), "seconds": round(took[name], 2)}
+            if len(commands) > 1:
+                row["ratio"] = round(took[name] / took[list(commands)[-1]], 3)
+            rows.append(row | {"peak_gigabytes": round(peak_gigabytes(command, task), 2)})
+    for task in LOSSES:
+        print("measuring", *task, file=sys.stderr, flush=True)
+        for name, command in {NAIVE: naive, **commands}.items():
+            rows.append({"network": name, **describe(task), "peak_gigabytes": round(peak_gigabytes(command, task), 2)})
+    return rows
+
+
+def describe(task: Task) -> dict[str, Any]:
+    size = "×".join(map(str, (task.batch, 3, *task.size)))
+    return {"images": size, "classes": task.classes, "type": task.precision}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mmseg", metavar="PYTHON", help="the interpreter of an environment with mmsegmentation")
+    parser.add_argument("--out", type=Path, help="write the table there, as CSV")
+    worker = parser.add_argument_group("for its own processes")
+    worker.add_argument("--worker", choices=["ours", "naive"])
+    worker.add_argument("--size", type=int, nargs=2)
+    worker.add_argument("--batch", type=int)
+    worker.add_argument("--classes", type=int)
+    worker.add_argument("--precision")
+    options = parser.parse_args()
+    if options.worker:
+        task = Task(options.batch, tuple(options.size), options.classes, options.precision)
+        return serve(task, naive=options.worker == "naive")
+    ours = [sys.executable, __file__, "--worker"]
+    commands = {OURS: [*ours, "ours"]}
+    if options.mmseg:
+        theirs = [options.mmseg, str(Path(__file__).with_name("mmseg_step.py"))]
+        worker = Worker(theirs, Task(2, (64, 64), 19, "float32"))
+        worker.end()
+        commands[worker.facts["name"]] = theirs
+    rows = table(commands, [*ours, "naive"])
+    where = describe_run(CPU, "in each row", seed=0)
+    for row in rows:
+        print(row)
+    if options.out:
+        fields = ["network", "images", "classes", "type", "seconds", "ratio", "peak_gigabytes", *where]
+        with options.out.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, fields, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows({**row, **where} for row in rows)
+    return None
+
+
+if __name__ == "__main__":
+    main()

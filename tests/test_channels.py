@@ -20,7 +20,7 @@ from danet.config import Channels, read_config
 from danet.inference.segmenter import Segmenter, load
 from danet.models.segmentation import SegmentationModel
 from danet.training.loop import train
-from danet.training.summary import read_history
+from danet.training.record import read_record
 
 BANDS = [f"b{band}" for band in range(1, 14)]
 
@@ -185,7 +185,7 @@ def test_every_command_takes_thirteen_channels(tmp_path, monkeypatch, capsys):
     assert run("evaluate", "runs/own")["miou"] == found["miou"]
     for _ in range(2):  # the second finds the first's run, and does it not again
         run("ablate", "own.yaml", "--name", "many", "--heads", "danet", "--seeds", "0", "--optim.steps", "1")
-    assert [record["event"] for record in read_history(tmp_path / "runs/many/danet-seed-0")].count("step") == 1
+    assert [record["event"] for record in read_record(tmp_path / "runs/many/danet-seed-0")].count("step") == 1
     bundle = (tmp_path / "runs/own/best").rename(tmp_path / "bundle")
     run("attend", image, "--at", "5,5", "--model", bundle, "-o", "out", "--html", "page.html")
     (tmp_path / "own" / "labels.yaml").write_text("names: [dark, bright]\n")  # the model knows its channels by itself

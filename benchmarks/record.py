@@ -9,13 +9,14 @@ import json
 from pathlib import Path
 
 from danet.models.attention import gates
-from danet.training.summary import read_history, run_config
+from danet.training.record import read_record
+from danet.training.summary import run_config
 from danet.weights.bundle import load_bundle
 
 
 def row(folder: Path) -> dict[str, object]:
     """One run's best validation with its command, commit, hardware and date."""
-    config, history = run_config(folder), read_history(folder)
+    config, history = run_config(folder), read_record(folder)
     facts = json.loads((folder / "best" / "config.json").read_text(encoding="utf-8"))["provenance"]
     best = max((entry for entry in history if entry["event"] == "validated"), key=lambda entry: entry["miou"])
     kept = gates(load_bundle(folder / "best").model)

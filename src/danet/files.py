@@ -20,32 +20,58 @@ def written_aside(path: Path) -> Iterator[Path]:
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield aside
-        with aside.open("rb+") as file:
-            os.fsync(file.fileno())
+        sync(aside)
         aside.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes left of files that they wrote aside. No other process may be writing there."""
+    for left in folder.glob(".*.part"):
+        if left.is_file():
+            left.unlink()
+
+
+@contextmanager
+def explained(path: Path, mend: str) -> Iterator[None]:
+    """What the system says of writing `path` (a full disk, say) as an InputError of one line, which ends in `mend`."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error.strerror or error}); {mend}.") from None
 
 
 @contextmanager
 def claimed(folder: Path) -> Iterator[None]:
     """`folder` is this process's alone to write to; the system frees it when the process ends, however it does.
 
-    Raises InputError where another process has it.
+    Processes that this one forks have no part in it, so that they do not hold it when they outlive this one. Raises
+    InputError where another process has it.
     """
     lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout:
         raise InputError(f"{folder} is in use by another process; wait for its end, or choose another name.") from None
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be written to ({error.strerror or error}); make room, or allow it."
+        ) from None
     try:
         yield
     finally:
         lock.release()
 
 
-def _sync_folder(folder: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until the file's content would outlast a loss of power."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
     """Make a renamed file's new name as lasting as its content, where the system lets folders be opened."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)

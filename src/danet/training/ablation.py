@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
@@ -33,10 +32,11 @@ from danet.models.segmentation import build_model
 from danet.training.comparison import COMPARED, Comparison, by_variant, compare
 from danet.training.cost import model_cost
 from danet.training.data import RunData, absolute_root, open_data
-from danet.training.loop import Event, train
+from danet.training.loop import Event, begun, train
 from danet.training.provenance import describe_run, peak_memory, reset_peak_memory
-from danet.training.state import State, checkpoints
-from danet.training.summary import read_history, run_config
+from danet.training.record import read_record
+from danet.training.state import State
+from danet.training.summary import run_config
 from danet.viz.ablation import draw_curves, draw_scores
 from danet.viz.curves import Points
 from danet.viz.report import curve
@@ -143,9 +143,7 @@ def run(
     None where `watch` left it before its end.
     """
     folder = runs / config.name
-    if folder.exists() and not checkpoints(folder / "checkpoints"):
-        shutil.rmtree(folder)  # interrupted before there was anything to go on from
-    resumed = folder.exists()
+    resumed = begun(folder)  # perhaps by a process that has it still, which `train` then says
     if resumed:  # in the precision that "auto" came to
         config = config.model_copy(update={"precision": run_config(folder).precision})
     device = choose_device(config.device)
@@ -154,7 +152,7 @@ def run(
     watch(Path(config.name).name, events, config.optim.steps)
     events.close()  # where it was left, its last step is kept
     memory = None if resumed else peak_memory(device)
-    history = read_history(folder)
+    history = read_record(folder)
     scored = next((record for record in reversed(history) if record["event"] == "validated"), None)
     if scored is None or scored["step"] < config.optim.steps:
         return None
@@ -272,7 +270,7 @@ def histories(folder: Path, variants: Mapping[str, Sequence[Mapping[str, Any]]])
     found: dict[str, dict[str, list[Points]]] = {}
     for name, runs in variants.items():
         for run in runs:
-            history = read_history(folder / f"{name}-seed-{run['seed']}")
+            history = read_record(folder / f"{name}-seed-{run['seed']}")
             for panel, (event, factor, keys) in panels.items():
                 if points := curve(history, event, *keys, factor=factor):
                     found.setdefault(panel, {}).setdefault(name, []).append(points)

@@ -14,7 +14,7 @@ from typing import Any
 
 from danet.data.parallel import Progress
 from danet.errors import InputError
-from danet.training.differences import RECORD, read_record
+from danet.training.record import RECORD, read_record
 
 FOLDER = "tensorboard"
 

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 from danet.config import fields, read_yaml
 from danet.errors import InputError
+from danet.training.record import RECORD, read_record
 from danet.viz.curves import Points
 from danet.viz.report import curve
 
-RECORD = "metrics.jsonl"
 SCORES = ("miou", "pixel_accuracy", "context")
 SMOOTHED = 20
 """A loss is shown as the mean over a 20th of the longest run."""
@@ -117,30 +117,6 @@ def settings(folder: Path) -> dict[str, Any]:
         raise InputError(f"{folder} holds no run: there is no config.yaml in it; give a folder under runs/.")
     defaults = json.loads(json.dumps({name: default for name, (default, _) in fields().items()}))
     return defaults | _dotted(read_yaml(folder / "config.yaml"))
-
-
-def read_record(folder: Path) -> list[dict[str, Any]]:
-    """The events of a run's metrics.jsonl; half a last line, as a killed run may leave, is left out.
-
-    Raises InputError for a folder without one, and for a line that is no event.
-    """
-    path = folder / RECORD
-    try:
-        *lines, _ = path.read_bytes().split(b"\n")
-    except FileNotFoundError:
-        raise InputError(f"{folder} holds no run: there is no {path.name} in it; give a folder under runs/.") from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from None
-    records = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = json.loads(line)
-            if not (isinstance(record["event"], str) and isinstance(record["step"], int)):
-                raise TypeError
-        except (ValueError, TypeError, KeyError):
-            raise InputError(f"{path}: line {number} is no event of a run; remove it, or restore the file.") from None
-        records.append(record)
-    return records
 
 
 def best_validation(records: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:

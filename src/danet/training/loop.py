@@ -23,7 +23,7 @@ from danet.data.dataset import stateless_seed
 from danet.data.parallel import Progress
 from danet.errors import InputError
 from danet.evaluation.evaluate import Report, evaluate
-from danet.files import claimed, written_aside
+from danet.files import claimed, explained, remove_leftovers, sync, written_aside
 from danet.inference.device import choose_device, choose_precision
 from danet.inference.segmenter import Segmenter
 from danet.models.attention import gates
@@ -35,10 +35,11 @@ from danet.training.gates import branch_shares, start_attention
 from danet.training.losses import CLASS_WEIGHTS, Criterion
 from danet.training.norm import frozen
 from danet.training.provenance import describe_run, peak_memory
+from danet.training.record import RECORD, read_record
 from danet.training.start import resolve, start_from
-from danet.training.state import State, checkpoint_path, checkpoints
+from danet.training.state import State, checkpoint_path
 from danet.training.step import Stepper
-from danet.weights.bundle import Bundle, recover_bundle, restore, save_bundle
+from danet.weights.bundle import Bundle, bundle_scores, recover_bundle, restore, save_bundle
 
 PROTOCOL = "whole"
 
@@ -105,39 +106,46 @@ def train(
     over all resumptions. Processes that torchrun has started anew go on from the last checkpoint.
     """
     folder = Path(runs) / config.name
-    again = restarted() and folder.exists()
-    if again and checkpoints(folder / "checkpoints"):
+    if restarted() and begun(folder):
         config, resume = read_config(folder / "config.yaml").model_copy(update={"name": config.name}), True
+    if resume and not begun(folder):
+        raise InputError(f"{folder} holds no run: there is no config.yaml in it; give a folder under runs/.")
     with ExitStack() as stack:
         processes = stack.enter_context(joined())
         if processes.main and resume:
             stack.enter_context(claimed(folder))
-        elif processes.main and not again:
+        elif processes.main:
             refuse_existing(folder)
-        config, data, stepper, classes = prepare(config, processes, data, progress, new=not resume)
+        new = not resume or kept_nothing(folder)
+        config, data, stepper, classes = prepare(config, processes, data, progress, new=new)
         state, device, precision = stepper.state, stepper.device, stepper.precision
         with processes.main_first():
-            done = state.load(folder / "checkpoints") if resume else 0
+            done = 0 if new else state.load(folder / "checkpoints")
         feed = batches(config, data.train, done, processes)
         facts = describe_run(device, precision, config.seed)
         if processes.main:
-            folder.mkdir(parents=True, exist_ok=True)
-            if not resume:
-                stack.enter_context(claimed(folder))
-            recover_bundle(folder / "best")
-            with written_aside(folder / "config.yaml") as aside:
-                aside.write_text(config.to_yaml(), encoding="utf-8")
-        record = Record(folder / "metrics.jsonl", done, write=processes.main)
-        best = record.best if (folder / "best").is_dir() else -1.0
+            with explained(folder / "config.yaml", "make room, or allow it"):
+                folder.mkdir(parents=True, exist_ok=True)
+                if not resume:
+                    stack.enter_context(claimed(folder))
+                    refuse_existing(folder)  # which another process may have begun, and ended, since
+                for place in (folder, folder / "checkpoints"):
+                    remove_leftovers(place)
+                recover_bundle(folder / "best")
+                with written_aside(folder / "config.yaml") as aside:
+                    aside.write_text(config.to_yaml(), encoding="utf-8")
+        record = Record(folder, done, write=processes.main)
+        best = best_so_far(folder / "best", record, done)
         start = saved = time.perf_counter() - record.seconds
 
         def keep() -> Saved:
             path = checkpoint_path(folder / "checkpoints", done)
             if processes.main:
+                record.sync()
                 state.save(path, done, config.keep)
             return Saved(done, path, time.perf_counter() - start)
 
-        if config.init and not resume:
+        if config.init and new:
             yield record(Initialised(done, config.init, classes, time.perf_counter() - start))
         stepper.learn()
         try:
@@ -156,7 +164,8 @@ def train(
                         scores = {"protocol": PROTOCOL, "miou": round(best, 4), "step": done}
                         bundle = Bundle(kept, data.model, data.labels, config.preprocess, scores, facts)
                         if processes.main:
-                            save_bundle(folder / "best", bundle)
+                            with explained(folder / "best", f"make room, then go on with --resume {folder}"):
+                                save_bundle(folder / "best", bundle)
                     shares = branch_shares(segmenter, data.val) if processes.main else {}
                     yield record(Validated(done, report, shares, time.perf_counter() - start))
                     if improved:
@@ -233,11 +242,33 @@ def prepare(
     return Ready(config, data, Stepper(config, state, criterion, device, precision, processes), classes)
 
 
+def begun(folder: Path) -> bool:
+    """Whether a run was begun in `folder`."""
+    return (folder / "config.yaml").is_file()
+
+
+def kept_nothing(folder: Path) -> bool:
+    """Whether the run in `folder` was killed before its first checkpoint, so that to go on is to begin anew."""
+    return not any((*folder.glob("checkpoints/*.pt"), *folder.glob("*best*")))
+
+
 def refuse_existing(folder: Path) -> None:
-    """Raises InputError where `folder` is there already."""
-    if folder.exists():
-        mend = f"go on with --resume {folder}, or " if (folder / "config.yaml").is_file() else ""
+    """Raises InputError where `folder` holds anything but what a process leaves that was killed at its very start."""
+    if folder.exists() and (not folder.is_dir() or any(not path.name.startswith(".") for path in folder.iterdir())):
+        mend = f"go on with --resume {folder}, or " if begun(folder) else ""
         raise InputError(f"{folder} is there already; {mend}choose another --name.")
+
+
+def best_so_far(best: Path, record: Record, step: int) -> float:
+    """The mIoU that the next validation must surpass for its model to replace the one in `best`, up to `step`.
+
+    The record's, or the model's own where the record has lost its validation; below all where there is no model.
+    """
+    scores = bundle_scores(best)
+    if scores is None:
+        return -1.0
+    lost = scores.get("step", step) < step and scores["step"] not in record.validated
+    return max(record.best, scores["miou"]) if lost else record.best
 
 
 class Record:
@@ -247,32 +278,41 @@ class Record:
     far. Of several processes one writes.
     """
 
-    def __init__(self, path: Path, step: int, write: bool = True) -> None:
-        self.path, self.write = path, write
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if step and path.is_file() else []
-        whole = [line for line in lines if line.endswith("\n")]  # a killed run may leave half a line
-        kept = {line: entry for line in whole if (entry := json.loads(line))["step"] <= step}
+    def __init__(self, folder: Path, step: int, write: bool = True) -> None:
+        self.path, self.write = folder / RECORD, write
+        self.mend = f"make room, then go on with --resume {folder}"
+        entries = read_record(folder, leave_out_damaged=True) if step and self.path.is_file() else []
+        kept = [entry for entry in entries if entry["step"] <= step]
         self.best, self.validated, self.without_gain = -1.0, set[int](), 0
-        for entry in kept.values():
+        for entry in kept:
             if entry["event"] == "validated":
                 self._note(entry["step"], entry["miou"])
-        self.seconds = max((entry["seconds"] for entry in kept.values()), default=0.0)
+        self.seconds = max((entry["seconds"] for entry in kept), default=0.0)
         if write:
-            with written_aside(path) as aside:
-                aside.write_text("".join(kept), encoding="utf-8")
+            with explained(self.path, self.mend), written_aside(self.path) as aside:
+                aside.write_text("".join(map(_line, kept)), encoding="utf-8")
 
     def __call__(self, event: Event) -> Event:
         if self.write:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(to_record(event), ensure_ascii=False) + "\n")
+            with explained(self.path, self.mend), self.path.open("a", encoding="utf-8") as file:
+                file.write(_line(to_record(event)))
         if isinstance(event, Validated):
             self._note(event.step, event.report.scores.miou)
         return event
+
+    def sync(self) -> None:
+        """Wait until all lines would outlast a loss of power, as those up to a checkpoint must."""
+        with explained(self.path, self.mend):
+            sync(self.path)
 
     def _note(self, step: int, miou: float) -> None:
         self.validated.add(step)
         self.without_gain = 0 if miou > self.best else self.without_gain + 1
         self.best = max(self.best, miou)
+
+
+def _line(entry: dict[str, Any]) -> str:
+    return json.dumps(entry, ensure_ascii=False) + "\n"
 
 
 def to_record(event: Event) -> dict[str, Any]:

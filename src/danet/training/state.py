@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from danet.config import RunConfig
 from danet.errors import InputError
-from danet.files import written_aside
+from danet.files import explained, written_aside
 from danet.models.segmentation import SegmentationModel
 from danet.training.optim import create_optimizer
 
@@ -50,17 +50,15 @@ class State:
         """
         folder = path.parent
         state = {"step": step, **{name: part.state_dict() for name, part in self._parts().items()}}
-        try:
+        there = checkpoints(folder)
+        newest = f" from {there[-1].name}" if there else ""
+        with explained(path, f"make room, then go on{newest} with --resume {folder.parent}"):
             folder.mkdir(parents=True, exist_ok=True)
             with written_aside(path) as aside:
-                torch.save(state, aside)
-        except (OSError, RuntimeError) as error:  # torch says of a full disk RuntimeError
-            reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:120]
-            there = checkpoints(folder)
-            mend = (
-                f"make room, then go on from {there[-1].name} with --resume {folder.parent}" if there else "make room"
-            )
-            raise InputError(f"{path} cannot be written ({reason}); {mend}.") from None
+                try:
+                    torch.save(state, aside)
+                except RuntimeError as error:  # what torch says of a full disk
+                    raise OSError(" ".join(str(error).split())[:120]) from None
         for old in checkpoints(folder)[:-keep]:
             old.unlink(missing_ok=True)
 

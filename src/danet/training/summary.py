@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -17,6 +16,7 @@ from danet.errors import InputError
 from danet.evaluation.evaluate import Report, evaluate
 from danet.inference.segmenter import Segmenter, load
 from danet.training.data import context_region, open_val
+from danet.training.record import read_record
 from danet.viz.attention_page import AttentionView, figure
 from danet.viz.overlay import overlay
 from danet.viz.report import ReportData, RunScores, Triple, WorstImage, write_report
@@ -51,7 +51,7 @@ def report_runs(
     segmenter, report = next(iter(segmenters.values())), next(iter(reports.values()))
     facts = json.loads((first / "best" / "config.json").read_text(encoding="utf-8"))["provenance"]
     command = facts.pop("command", "")
-    history = {name: read_history(folder) for name, folder in runs.items()}
+    history = {name: read_record(folder) for name, folder in runs.items()}
     took = [
         f"{name} {records[-1]['step']} steps in {duration(records[-1]['seconds'])}" for name, records in history.items()
     ]
@@ -90,12 +90,6 @@ def run_config(folder: str | Path) -> RunConfig:
     if not (Path(folder) / "config.yaml").is_file():
         raise InputError(f"{folder} holds no run: there is no config.yaml in it; give a folder under runs/.")
     return read_config(Path(folder) / "config.yaml")
-
-
-def read_history(folder: Path) -> list[dict[str, Any]]:
-    """The records of a run's metrics.jsonl."""
-    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
 
 
 def run_scores(report: Report) -> RunScores:

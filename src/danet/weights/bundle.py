@@ -22,7 +22,7 @@ from torch import Tensor
 from danet.config import ModelConfig, Preprocess, Section, validate
 from danet.data.labels import LabelSpace
 from danet.errors import InputError
-from danet.files import sha256
+from danet.files import sha256, sync, sync_folder
 from danet.models.attention import SIGNS, gates
 from danet.models.segmentation import SegmentationModel, build_model
 
@@ -79,9 +79,12 @@ def save_bundle(folder: str | Path, bundle: Bundle) -> None:
         (aside / CONFIG).write_text(text + "\n", encoding="utf-8")
         (aside / CARD).write_text(_card(bundle), encoding="utf-8")
         aside.chmod(0o755)
+        for path in aside.iterdir():
+            sync(path)
+        sync_folder(aside)
         _replace(folder, aside)
     except SafetensorError as error:
-        raise OSError(f"{folder} cannot be written: {error}") from None
+        raise OSError(str(error)) from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
@@ -122,6 +125,14 @@ def load_bundle(folder: str | Path) -> Bundle:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{folder / WEIGHTS} does not fit the model that {CONFIG} describes: {reason}.") from None
     return Bundle(model.eval(), config.model, labels, config.preprocess, config.scores, config.provenance)
+
+
+def bundle_scores(folder: Path) -> dict[str, Any] | None:
+    """What the bundle `folder` says of its scores; None where there is none, or its configuration is damaged."""
+    try:
+        return _read_config(folder / CONFIG).scores
+    except InputError:
+        return None
 
 
 def restore(config: ModelConfig, state: dict[str, Tensor]) -> SegmentationModel:
@@ -174,6 +185,7 @@ def _replace(folder: Path, aside: Path) -> None:
         if old.exists():
             old.rename(folder)
         raise
+    sync_folder(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 

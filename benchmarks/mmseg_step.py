@@ -2,8 +2,10 @@
 
     python benchmarks/mmseg_step.py --size 768 768 [--batch 1] [--precision bfloat16] [--classes 19]
 
-Needs no danet, but an environment with torch, and (by `pip install --no-deps`) mmsegmentation 1.2.2, mmengine, mmcv-lite
-2.1.0, opencv-python-headless, addict, ftfy, prettytable, regex, termcolor, wcwidth and yapf.
+It needs no danet, but an environment with torch, torchvision, matplotlib, rich, scipy and packaging, and in it, by
+`pip install --no-deps`, mmsegmentation 1.2.2, mmengine, mmcv-lite 2.1.0, opencv-python-headless, addict, ftfy,
+prettytable, regex, termcolor, wcwidth and yapf. Compiled operators, which mmcv-lite lacks, have stand-ins.
+
 The network is that of their configs/_base_/models/danet_r50-d8.py with BatchNorm for SyncBN and random weights; the
 losses, and the accuracy that they report beside them, are their own. It says what it is in one line of JSON; then, for
 each line "go", it does one step (forward, losses, backward, SGD) and prints its seconds, and for a line "peak" the most

@@ -27,13 +27,17 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 
-from danet.config import OptimConfig
+from danet.config import OptimConfig, Preprocess, RunConfig
+from danet.data.labels import IGNORE_INDEX
+from danet.data.transforms import normalise
 from danet.inference.device import Precision, autocast
 from danet.models.segmentation import SegmentationModel, create_model
-from danet.training.losses import segmentation_losses
-from danet.training.optim import create_optimizer
+from danet.training.losses import Criterion
 from danet.training.provenance import describe_run, peak_memory, reset_peak_memory
+from danet.training.state import State
+from danet.training.step import Stepper
 
 CPU = torch.device("cpu")
 REPETITIONS = 5
@@ -116,36 +120,57 @@ def peak_gigabytes(command: list[str], task: Task) -> float:
     return peak / 1e9
 
 
-def our_step(task: Task, naive: bool) -> tuple[SegmentationModel, Callable[[], object]]:
-    """Our network, and one step of its training."""
-    torch.manual_seed(0)
-    model = create_model("danet", "resnet50c", task.classes, auxiliary=True)
-    model = model.to(memory_format=torch.channels_last).train()
-    optimizer = create_optimizer(model, OptimConfig(optimizer="sgd", lr=0.01, momentum=0.9, weight_decay=0))
-    images = torch.randn(task.batch, 3, *task.size).contiguous(memory_format=torch.channels_last)
-    masks = torch.randint(task.classes, (task.batch, *task.size))
-    masks[:, :8] = 255  # some pixels are never labelled
+def our_step(task: Task) -> tuple[nn.Module, Callable[[], object]]:
+    """Our network, and one step of its training as `danet train` takes it, gradient norm and checks included."""
+    optim = OptimConfig(optimizer="sgd", lr=0.01, momentum=0.9, weight_decay=0, gate_factor=1)
+    config = RunConfig(precision=task.precision, optim=optim)
+    model = network(task)
+    state = State.of(model, config, CPU)
+    stepper = Stepper(config, state, Criterion(), CPU, task.precision)
+    stepper.learn()
+    images, masks = batch(task)
+    return model, lambda: stepper.step(0, images, masks, ["a batch of noise"])
+
+
+def naive_step(task: Task) -> tuple[nn.Module, Callable[[], object]]:
+    """The same network; its losses written as is usual."""
+    model = network(task)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    images, masks = batch(task)
+    rule = Preprocess()
 
     def step() -> None:
         with autocast(CPU, task.precision):
-            output = model(images)
-        if naive:
-            every = [output.logits, *(model.enlarge(x, masks.shape[1:]) for x in output.branches.values())]
-            parts = [F.cross_entropy(logits, masks, ignore_index=255) for logits in every]
-            auxiliary = model.enlarge(output.auxiliary, masks.shape[1:])
-            parts.append(0.4 * F.cross_entropy(auxiliary, masks, ignore_index=255))
-        else:
-            parts = list(segmentation_losses(output, masks, model.enlarge).values())
+            small = model.classify(normalise(images, rule.mean, rule.std, rule.range))
+        large = {name: model.enlarge(logits, masks.shape[1:]) for name, logits in small.items()}
+        losses = [
+            (0.4 if name == "auxiliary" else 1.0) * F.cross_entropy(logits, masks, ignore_index=IGNORE_INDEX)
+            for name, logits in large.items()
+        ]
         optimizer.zero_grad()
-        torch.stack(parts).sum().backward()
+        torch.stack(losses).sum().backward()
         optimizer.step()
 
     return model, step
 
 
+def network(task: Task) -> SegmentationModel:
+    torch.manual_seed(0)
+    model = create_model("danet", "resnet50c", task.classes, auxiliary=True)
+    return model.to(memory_format=torch.channels_last).train()
+
+
+def batch(task: Task) -> tuple[Tensor, Tensor]:
+    """Noise, as images and masks are read; some pixels are never labelled."""
+    images = torch.randint(256, (task.batch, 3, *task.size), dtype=torch.uint8)
+    masks = torch.randint(task.classes, (task.batch, *task.size))
+    masks[:, :8] = IGNORE_INDEX
+    return images, masks
+
+
 def serve(task: Task, naive: bool) -> None:
     """What a Worker of ours does."""
-    model, step = our_step(task, naive)
+    model, step = naive_step(task) if naive else our_step(task)
     print(json.dumps({"parameters": sum(p.numel() for p in model.parameters())}), flush=True)
     reset_peak_memory(CPU)
     for line in sys.stdin:

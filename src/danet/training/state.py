@@ -56,9 +56,11 @@ class State:
             folder.mkdir(parents=True, exist_ok=True)
             with written_aside(path) as aside:
                 try:
-                    torch.save(state, aside)
-                except RuntimeError as error:  # what torch says of a full disk
-                    raise OSError(" ".join(str(error).split())[:120]) from None
+                    with aside.open("wb") as file:
+                        torch.save(state, file)
+                except RuntimeError as error:  # torch's own, in place of what the system said of a full disk
+                    said = error.__context__
+                    raise said if isinstance(said, OSError) else OSError(" ".join(str(error).split())[:120]) from None
         for old in checkpoints(folder)[:-keep]:
             old.unlink(missing_ok=True)
 

@@ -15,9 +15,6 @@ from danet.errors import InputError
 from danet.models.segmentation import build_model
 from danet.training import cost
 from danet.training.cost import memory_explained, model_cost, options, refuse_too_large, step_memory
-from danet.training.losses import Criterion
-from danet.training.state import State
-from danet.training.step import Stepper
 
 CPU = torch.device("cpu")
 SMALL = {
@@ -57,30 +54,51 @@ def test_the_optimizer_and_the_average_are_counted(optimizer, ema):
     )
     parameters = sum(p.numel() for p in build_model(run.model).parameters())
     copies = 2 + (2 if optimizer == "adamw" else 1) + bool(ema)
-    assert step_memory(run) == pytest.approx(4 * parameters * copies, rel=0.35)
+    assert 4 * parameters * copies < step_memory(run) < 4 * parameters * (copies + 1.5)
 
 
-def real_peak(run):
-    """The most bytes that a real step of `run` asks torch's allocator for, counted by the same rule."""
-    with cost._Peak() as peak:
-        model = build_model(run.model)
-        taken = Stepper(run, State.of(model, run, CPU), Criterion(), CPU, run.precision)
-        taken.learn()
-        images = torch.zeros(run.data.batch_size, 3, *run.data.crop, dtype=torch.uint8)
-        masks = torch.zeros(run.data.batch_size, *run.data.crop, dtype=torch.int64)
-        for number in range(2):
-            taken.step(number, images, masks, [])
-    return peak.bytes
+REAL_STEP = """
+import sys, torch
+from danet.config import read_config
+from danet.training.cost import step_memory
+from danet.models.segmentation import build_model
+from danet.training.losses import Criterion
+from danet.training.provenance import peak_memory, reset_peak_memory, resident_memory
+from danet.training.state import State
+from danet.training.step import Stepper
+torch.set_num_threads(1)
+cpu, run = torch.device("cpu"), read_config(None, dict(field.split("=") for field in sys.argv[1:]))
+before = resident_memory(cpu)
+model = build_model(run.model).to(memory_format=torch.channels_last)
+taken = Stepper(run, State.of(model, run, cpu), Criterion(), cpu, run.precision)
+images = torch.zeros(run.data.batch_size, 3, *run.data.crop, dtype=torch.uint8)
+masks = torch.zeros(run.data.batch_size, *run.data.crop, dtype=torch.int64)
+reset_peak_memory(cpu)
+for number in range(2):
+    taken.step(number, images, masks, [])
+print(peak_memory(cpu) - before, step_memory(run))
+"""
 
 
-@pytest.mark.parametrize("fields", [{}, {"checkpointing": True}, {"optim__accumulate": 4}, {"precision": "bfloat16"}])
-def test_what_is_computed_is_what_a_real_step_asks_for(fields):
-    run = config(**fields)
-    assert step_memory(run) == pytest.approx(real_peak(run), rel=0.1)
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="A process's peak is told by Linux alone.")
+@pytest.mark.parametrize(
+    "fields", [{}, {"checkpointing": "true"}, {"optim.accumulate": "2"}, {"precision": "bfloat16"}]
+)
+def test_what_is_computed_is_what_a_real_step_takes(fields):
+    """A process's memory at the peak of a step less that before; operators' own workspaces are not computed."""
+    told = {"model.backbone": "resnet50", "model.num_classes": "19", "data.batch_size": "2"}
+    told["data.crop"] = "[416, 416]"
+    told |= {"precision": "float32", "optim.optimizer": "sgd"} | fields
+    command = [sys.executable, "-c", REAL_STEP, *(f"{name}={value}" for name, value in told.items())]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert found.returncode == 0, found.stderr
+    real, computed = map(int, found.stdout.split())
+    assert real == pytest.approx(computed, rel=0.2)
 
 
 def test_each_option_takes_less_and_says_how():
-    whole, *others = options(config(model__backbone="resnet50", model__out_indices="[3]"))
+    whole, *others = options(config(data__crop="[256, 256]"))
     assert whole.fields == {}
     assert all(option.memory < whole.memory for option in others)
     words = [option.words for option in others]
@@ -88,12 +106,12 @@ def test_each_option_takes_less_and_says_how():
         "--checkpointing true",
         "--optim.accumulate 2",
         "--checkpointing true --optim.accumulate 2",
-        "--data.crop '[64, 64]'",
+        "--data.crop '[192, 192]'",
     ]
 
 
 def test_a_step_that_cannot_fit_is_refused_before_it_is_tried(monkeypatch):
-    monkeypatch.setattr(cost, "free_memory", lambda device: 40_000_000)
+    monkeypatch.setattr(cost, "free_memory", lambda device: 20_000_000)
     run = config(data__batch_size=8)
     with pytest.raises(
         InputError, match=r"A step takes 0\.\d GB, and 0\.0 GB are free\. As it is .*less: --checkpointing"
@@ -107,7 +125,7 @@ def test_a_step_that_cannot_fit_is_refused_before_it_is_tried(monkeypatch):
 def test_other_errors_are_not_taken_for_a_lack_of_memory():
     with pytest.raises(RuntimeError, match="sizes"), memory_explained(config()):
         raise RuntimeError("sizes do not match")
-    with pytest.raises(InputError, match="ran out of memory .*less: --checkpointing true"), memory_explained(config()):
+    with pytest.raises(InputError, match=r"ran out of memory .*less: --checkpointing true"), memory_explained(config()):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
 

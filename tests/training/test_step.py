@@ -59,7 +59,6 @@ def batch():
 
 def steps(run, batch, count=2, criterion=ALL):
     taken = stepper(run, criterion)
-    taken.learn()
     losses = [taken.step(number, *batch).losses for number in range(count)]
     return losses, taken.state.model
 
@@ -104,7 +103,6 @@ def test_checkpointing_keeps_less(batch):
     kept = {}
     for on in (False, True):
         taken = stepper(config(checkpointing=on))
-        taken.learn()
         saved = {}
 
         def note(tensor, saved=saved):
@@ -128,7 +126,6 @@ def test_half_precision_learns_as_single(batch):
 
 def test_a_float16_step_that_overflows_is_left_out_and_the_next_is_scaled_less(batch):
     taken = stepper(config(precision="float16"), Criterion())
-    taken.learn()
     taken.state.scaler.load_state_dict(taken.state.scaler.state_dict() | {"scale": 2.0**40})
     before = copy.deepcopy(taken.state.model.state_dict())
     taken.step(0, *batch)
@@ -143,7 +140,6 @@ def test_a_float16_step_that_overflows_is_left_out_and_the_next_is_scaled_less(b
 
 def test_a_float16_gradient_that_is_never_finite_ends_the_run(batch):
     taken = stepper(config(precision="float16"), Criterion())
-    taken.learn()
     taken.state.scaler.load_state_dict(taken.state.scaler.state_dict() | {"scale": 1.0})
     for parameter in taken.state.model.head.classifier.parameters():
         parameter.register_hook(lambda gradient: gradient * math.nan)

@@ -6,7 +6,6 @@ Tensors without content go through the network (torch's FakeTensorMode), and wha
 from __future__ import annotations
 
 import re
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
@@ -24,8 +24,7 @@ from danet.errors import InputError
 from danet.models.segmentation import build_model
 from danet.training.losses import Criterion
 from danet.training.provenance import free_memory
-from danet.training.state import State
-from danet.training.step import Stepper
+from danet.training.step import Losses, learn
 
 MULTIPLE = 32
 """Crops that are offered have sides of so many pixels, times a whole number."""
@@ -49,9 +48,9 @@ class Cost(NamedTuple):
 @cache
 def model_cost(model: ModelConfig, size: tuple[int, int]) -> Cost:
     """The cost of `model` on an image of `size`."""
-    formulas: dict[Any, Any] = {torch.ops.danet.position_attention.default: _attention}
+    formulas: dict[Any, Any] = {torch.ops.danet.position_attention: _attention}
     if hasattr(torch.ops.mkldnn, "_linear_pointwise"):  # oneDNN's own product: see danet.ops.product
-        formulas[torch.ops.mkldnn._linear_pointwise.default] = lambda rows, columns, *_, **__: _product(rows, columns)
+        formulas[torch.ops.mkldnn._linear_pointwise] = lambda rows, columns, *_, **__: _product(rows, columns)
     with FakeTensorMode():
         network = build_model(model.model_copy(update={"pretrained": False})).eval()
         with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=formulas) as counter:
@@ -75,22 +74,25 @@ def step_memory(config: RunConfig) -> int:
     It is what torch's allocator is asked for: a real step takes a few percent more for the workspaces of its operators,
     and the process has its libraries and data besides.
     """
-    device = torch.device("cpu")
     precision: Any = config.precision
+    count = config.data.batch_size // config.optim.accumulate
     with FakeTensorMode(allow_non_fake_inputs=True), _Peak() as peak:
         model = build_model(config.model.model_copy(update={"pretrained": False}))
-        stepper = Stepper(config, State.of(model, config, device), Criterion(), device, precision)
-        stepper.learn()
-        for parameter in model.parameters():
-            parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
-        stepper.state.optimizer.step()  # its own memory is there from the second step on
-        stepper.state.optimizer.zero_grad(set_to_none=config.optim.accumulate == 1)
-        count = config.data.batch_size // config.optim.accumulate
+        learn(model, config)
+        losses = Losses(model, config, Criterion(), precision)
+        learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        if config.optim.accumulate > 1:
+            for parameter in learning:
+                parameter.grad = torch.zeros_like(parameter)
+        peak.restart()  # some networks are built whole, and cut
         images = torch.zeros(count, config.model.in_channels, *config.data.crop)
         masks = torch.zeros(count, *config.data.crop, dtype=torch.int64)
-        torch.stack(list(stepper.losses(images, masks, torch.ones(2)).values())).sum().backward()
-        stepper.state.optimizer.step()
-    return peak.bytes
+        torch.stack(list(losses(images, masks, torch.ones(2)).values())).sum().backward()
+        copies = {"sgd": 1, "adamw": 2}[config.optim.optimizer]  # that the optimizer keeps of what learns
+        beside = copies * sum(parameter.nbytes for parameter in learning)
+        if config.optim.ema:
+            beside += sum(tensor.nbytes for tensor in model.state_dict().values())
+    return peak.bytes + beside
 
 
 class Option(NamedTuple):
@@ -181,7 +183,13 @@ class _Peak(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.bytes = self._now = 0
-        self._living: set[int] = set()
+        # Whether a storage is gone is asked of torch: Python's own weak references to fake ones crash its collector.
+        self._living: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    def restart(self) -> None:
+        """Forget the most so far."""
+        self._sweep()
+        self.bytes = self._now
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         found = func(*args, **(kwargs or {}))
@@ -190,13 +198,16 @@ class _Peak(TorchDispatchMode):
 
     def _note(self, tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage._cdata not in self._living:
-            self._living.add(storage._cdata)
-            self._now += storage.nbytes()
-            self.bytes = max(self.bytes, self._now)
-            weakref.finalize(storage, self._free, storage._cdata, storage.nbytes())
+        known = self._living.get(storage._cdata)
+        if known is None or known[0].expired():
+            self._now += storage.nbytes() - (known[1] if known else 0)
+            self._living[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
+            if self._now > self.bytes:
+                self._sweep()
+                self.bytes = max(self.bytes, self._now)
         return tensor
 
-    def _free(self, key: int, count: int) -> None:
-        self._living.discard(key)
-        self._now -= count
+    def _sweep(self) -> None:
+        """Take out what is gone."""
+        for key in [key for key, (storage, _) in self._living.items() if storage.expired()]:
+            self._now -= self._living.pop(key)[1]

@@ -24,11 +24,11 @@ from danet.data.parallel import Progress
 from danet.errors import InputError
 from danet.evaluation.evaluate import Report, evaluate
 from danet.files import claimed, explained, remove_leftovers, sync, written_aside
-from danet.inference.device import choose_device, choose_precision
+from danet.inference.device import Precision, choose_device, choose_precision
 from danet.inference.segmenter import Segmenter
 from danet.models.attention import gates
 from danet.models.segmentation import build_model
-from danet.processes import ALONE, Processes, joined, restarted
+from danet.processes import ALONE, Processes, joined, launch
 from danet.training.cost import memory_explained, refuse_too_large
 from danet.training.data import RunData, absolute_root, batches, context_region, open_data, read_data
 from danet.training.gates import branch_shares, start_attention
@@ -42,6 +42,8 @@ from danet.training.step import Stepper
 from danet.weights.bundle import Bundle, bundle_scores, recover_bundle, restore, save_bundle
 
 PROTOCOL = "whole"
+LAUNCHES = ".launches"
+"""The file in a run's folder that says which torchruns, one a machine, have its processes."""
 
 
 class Initialised(NamedTuple):
@@ -106,17 +108,18 @@ def train(
     over all resumptions. Processes that torchrun has started anew go on from the last checkpoint.
     """
     folder = Path(runs) / config.name
-    if restarted() and begun(folder):
-        config, resume = read_config(folder / "config.yaml").model_copy(update={"name": config.name}), True
     if resume and not begun(folder):
         raise InputError(f"{folder} holds no run: there is no config.yaml in it; give a folder under runs/.")
     with ExitStack() as stack:
         processes = stack.enter_context(joined())
+        launches = set(processes.gather(launch())) - {""}
+        if not resume and processes.of_main(begun(folder) and not launches.isdisjoint(launched_by(folder))):
+            config, resume = read_config(folder / "config.yaml").model_copy(update={"name": config.name}), True
         if processes.main and resume:
             stack.enter_context(claimed(folder))
         elif processes.main:
             refuse_existing(folder)
-        new = not resume or kept_nothing(folder)
+        new = not resume or processes.of_main(kept_nothing(folder))
         config, data, stepper, classes = prepare(config, processes, data, progress, new=new)
         state, device, precision = stepper.state, stepper.device, stepper.precision
         with processes.main_first():
@@ -132,6 +135,8 @@ def train(
                 for place in (folder, folder / "checkpoints"):
                     remove_leftovers(place)
                 recover_bundle(folder / "best")
+                if launches:
+                    (folder / LAUNCHES).write_text("\n".join(sorted(launches)), encoding="utf-8")
                 with written_aside(folder / "config.yaml") as aside:
                     aside.write_text(config.to_yaml(), encoding="utf-8")
         record = Record(folder, done, write=processes.main)
@@ -147,7 +152,6 @@ def train(
 
         if config.init and new:
             yield record(Initialised(done, config.init, classes, time.perf_counter() - start))
-        stepper.learn()
         try:
             while True:
                 due = done % config.validate_every == 0 or done == config.optim.steps
@@ -213,7 +217,7 @@ def prepare(
     """
     config = absolute_root(resolve(config) if new else config)
     device = choose_device(config.device)
-    precision = choose_precision(config.precision, device)
+    precision: Precision = processes.of_main(choose_precision(config.precision, device))
     data = open_data(config) if data is None or config.init else data
     # The precision is kept, since a resumed run must not time the machine anew and come to another.
     told = {"model": data.model, "preprocess": data.preprocess, "precision": precision}
@@ -245,6 +249,12 @@ def prepare(
 def begun(folder: Path) -> bool:
     """Whether a run was begun in `folder`."""
     return (folder / "config.yaml").is_file()
+
+
+def launched_by(folder: Path) -> set[str]:
+    """Which torchruns had the processes of the run in `folder`."""
+    path = folder / LAUNCHES
+    return set(path.read_text(encoding="utf-8").splitlines()) if path.is_file() else set()
 
 
 def kept_nothing(folder: Path) -> bool:

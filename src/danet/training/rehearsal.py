@@ -41,7 +41,6 @@ def rehearse(config: RunConfig, progress: Callable[[str], Progress]) -> Rehearsa
     config, data, stepper, _ = prepare(config, progress=progress)
     feed = batches(config, data.train, 0)
     show = progress("rehearse")
-    stepper.learn()
     before = resident_memory(stepper.device)
     reset_peak_memory(stepper.device)
     for number in range(2):  # the first also warms up

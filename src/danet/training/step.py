@@ -11,7 +11,7 @@ from jaxtyping import Float, Int64, Num
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from danet.config import RunConfig
+from danet.config import SMALLEST_SIDE, RunConfig
 from danet.data.dataset import stateless_seed
 from danet.data.transforms import normalise
 from danet.errors import InputError
@@ -48,11 +48,32 @@ class Losses(nn.Module):
         return segmentation_losses(logits, masks, self.model.enlarge, self.criterion, totals, **self.weights)
 
 
+def unused(model: SegmentationModel, channels: int) -> list[nn.Parameter]:
+    """Parameters that learn, but that no classifier depends on: HRNets have such where not all their maps are used."""
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    training = model.training
+    images = torch.zeros(1, channels, 2 * SMALLEST_SIDE, 2 * SMALLEST_SIDE, device=learning[0].device)
+    logits = sum(logits.sum() for logits in model.eval().classify(images).values())
+    model.train(training)
+    gradients = torch.autograd.grad([torch.as_tensor(logits)], learning, allow_unused=True)
+    return [parameter for parameter, gradient in zip(learning, gradients, strict=True) if gradient is None]
+
+
 class Done(NamedTuple):
     """What a step came to: each loss of the whole batch, and the learning rate."""
 
     losses: dict[str, float]
     rate: float
+
+
+def learn(model: SegmentationModel, config: RunConfig) -> None:
+    """Put `model` into training mode, but for what `config` freezes."""
+    model.train()
+    if frozen(config):
+        freeze_statistics(model)
+    if config.freeze == "backbone":
+        freeze_statistics(model.backbone)
+        model.backbone.requires_grad_(False)
 
 
 class Stepper:
@@ -74,22 +95,15 @@ class Stepper:
         self.device, self.precision, self.processes = device, precision, processes
         self.parts = config.optim.accumulate
         model = state.model
-        if config.freeze == "backbone":
-            model.backbone.requires_grad_(False)
+        learn(model, config)
         if processes.count > 1 and not frozen(config):
             synchronise(model, device)
         losses = Losses(model, config, criterion, precision)
         self.losses: Any = losses
         if processes.count > 1:
+            for parameter in unused(model, config.model.in_channels):
+                parameter.requires_grad_(False)  # the others would wait for its gradient
             self.losses = DistributedDataParallel(losses, device_ids=None if device.type == "cpu" else [device])
-
-    def learn(self) -> None:
-        """Put the model into training mode, but for what is frozen."""
-        self.state.model.train()
-        if frozen(self.config):
-            freeze_statistics(self.state.model)
-        elif self.config.freeze == "backbone":
-            freeze_statistics(self.state.model.backbone)
 
     def step(
         self, number: int, images: Num[Tensor, "b c h w"], masks: Int64[Tensor, "b h w"], names: list[str]

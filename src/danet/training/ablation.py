@@ -66,6 +66,8 @@ def plan(
     for field in sorted(fixed & OWN_OPTIONS.keys()):
         raise InputError(f"{field} cannot be set here, as it names a run; give {OWN_OPTIONS[field]} instead.")
     base = read_config(recipe, overrides)
+    if base.init is not None:
+        raise InputError("An ablation compares networks, and a model to start from brings its own: leave init out.")
     runs = []
     for seed in seeds:
         for variation in ({}, *variations):

@@ -101,8 +101,8 @@ def train(
 ) -> Generator[Event, None, None]:
     """Train as `config` says into RUNS/NAME, or go on there with `resume`; yields an event a step, and more.
 
-    data: `open_data(config)`, where several runs share it. progress: from a phase's name to a callback, for what takes
-    long between steps. What can be known to be wrong beforehand (names, sizes, any file of the data, a folder that
+    data: `open_data` of the configuration as `resolve` gives it, where several runs share it. progress: from a phase's
+    name to a callback, for what takes long between steps. What can be known to be wrong beforehand (names, sizes, any file of the data, a folder that
     another process uses) raises InputError before anything is written; a loss or gradient that is not finite raises it
     with the step, the learning rate and the batch's files, and so does a full disk. `seconds` count training alone,
     over all resumptions. Processes that torchrun has started anew go on from the last checkpoint.
@@ -218,7 +218,7 @@ def prepare(
     config = absolute_root(resolve(config) if new else config)
     device = choose_device(config.device)
     precision: Precision = processes.of_main(choose_precision(config.precision, device))
-    data = open_data(config) if data is None or config.init else data
+    data = data or open_data(config)
     # The precision is kept, since a resumed run must not time the machine anew and come to another.
     told = {"model": data.model, "preprocess": data.preprocess, "precision": precision}
     config = config.model_copy(update=told)

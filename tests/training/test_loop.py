@@ -255,6 +255,21 @@ def test_so_many_checkpoints_are_kept(recipe, tmp_path, keep):
     assert found == [f"step-{step:07d}.pt" for step in range(5 - keep, 5)]
 
 
+def test_without_gain_a_run_stops_and_stays_stopped(recipe, tmp_path):
+    config = recipe(patience=2, validate_every=1, optim__steps=50, optim__lr=1e-9, optim__norm="frozen")
+    events = list(train(config, runs=tmp_path / "runs"))
+    assert [event.step for event in events if isinstance(event, Validated)] == [1, 2, 3]  # the first is the best
+    assert list(train(config, resume=True, runs=tmp_path / "runs")) == []
+    more = list(train(config.model_copy(update={"patience": 3}), resume=True, runs=tmp_path / "runs"))
+    assert [event.step for event in more if isinstance(event, Validated)] == [4]
+
+
+def test_steps_tell_their_speed_and_memory(recipe, tmp_path):
+    steps = [event for event in train(recipe(), runs=tmp_path / "runs") if isinstance(event, Step)]
+    assert all(0 < step.images_per_second < 1e5 for step in steps)
+    assert all(step.memory is None or step.memory > 10**8 for step in steps)
+
+
 def test_saved_events_tell_where(recipe, tmp_path):
     saved = [event for event in train(recipe(), runs=tmp_path / "runs") if isinstance(event, Saved)]
     assert all(event.path.exists() for event in saved)

@@ -40,6 +40,16 @@ def test_gates_decay_only_where_they_are_asked_to(optimizer):
     assert OptimConfig().gate_decay == 0
 
 
+def test_the_schedule_may_be_a_cosine_and_end_above_0():
+    config = OptimConfig(lr=2.0, end_lr=0.5, steps=100, schedule="cosine")
+    rates = [learning_rate(step, config) for step in range(101)]
+    assert [rates[0], rates[50], rates[100]] == pytest.approx([2.0, 1.25, 0.5])
+    assert rates[25] == pytest.approx(0.5 + 1.5 * (1 + 2**-0.5) / 2)
+    # mmsegmentation's PolyLR: (base − eta_min) · (1 − t/T)^power + eta_min
+    config = OptimConfig(lr=0.01, end_lr=1e-4, steps=40_000, power=0.9)
+    assert learning_rate(10_000, config) == pytest.approx((0.01 - 1e-4) * 0.75**0.9 + 1e-4)
+
+
 def test_the_schedule_is_warm_up_and_poly():
     config = OptimConfig(lr=2.0, steps=100, power=0.9, warmup=4)
     rates = [learning_rate(step, config) for step in range(101)]

@@ -47,6 +47,8 @@ def own_config(overrides: dict[str, str]) -> RunConfig:
     facts = _facts(open_data(config).train, device)
     chosen = choose(facts, config.preprocess.longest) | {"precision": choose_precision(config.precision, device)}
     told = {name: value if isinstance(value, str) else json.dumps(value) for name, value in chosen.items()}
+    if config.init is not None:  # which brings its own network
+        return read_config(None, {name: text for name, text in told.items() if not name.startswith("model.")} | named)
     told = {"model.pretrained": "true"} | told | named
     if "model.pretrained" not in overrides and not _can_be_had(read_config(None, told)):
         told["model.pretrained"] = "false"

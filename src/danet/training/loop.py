@@ -102,10 +102,11 @@ def train(
     """Train as `config` says into RUNS/NAME, or go on there with `resume`; yields an event a step, and more.
 
     data: `open_data` of the configuration as `resolve` gives it, where several runs share it. progress: from a phase's
-    name to a callback, for what takes long between steps. What can be known to be wrong beforehand (names, sizes, any file of the data, a folder that
-    another process uses) raises InputError before anything is written; a loss or gradient that is not finite raises it
-    with the step, the learning rate and the batch's files, and so does a full disk. `seconds` count training alone,
-    over all resumptions. Processes that torchrun has started anew go on from the last checkpoint.
+    name to a callback, for what takes long between steps. What can be known to be wrong beforehand (names, sizes, any
+    file of the data, a folder that another process uses) raises InputError before anything is written; a loss or
+    gradient that is not finite raises it with the step, the learning rate and the batch's files, and so does a full
+    disk. `seconds` count training alone, over all resumptions. Processes that torchrun has started anew go on from the
+    last checkpoint.
     """
     folder = Path(runs) / config.name
     if resume and not begun(folder):

@@ -21,8 +21,8 @@ from danet.console import Screen
 from danet.training.data import open_data
 from danet.training.loop import train
 from danet.training.provenance import describe_run
+from danet.training.record import read_record
 from danet.training.start import resolve
-from danet.training.summary import read_history
 
 EVERY = 10
 IMAGES = 37
@@ -55,7 +55,7 @@ def run(name: str, fields: dict[str, str], seed: int, camvid: str, screen: Scree
         data = open_data(config)
         data.train.items = data.train.items[::EVERY]
         screen.watch(config.name, train(config, data=data, progress=screen.phase), STEPS)
-    scored = next(record for record in reversed(read_history(folder)) if record["event"] == "validated")
+    scored = next(record for record in reversed(read_record(folder)) if record["event"] == "validated")
     provenance = json.loads((folder / "best" / "config.json").read_text(encoding="utf-8"))["provenance"]
     return {
         "variant": name,

@@ -502,9 +502,8 @@ class Interrupt:
         """The events up to the Ctrl-C, wherever it came; closing the run there makes it keep its last step."""
         for event in events:
             yield event
-            if self.processes is not None:
-                self.came = self.processes.any(self.came)
-            if self.came:
+            if self.came if self.processes is None else self.processes.any(self.came):
+                self.came = True  # only now: it may come while the processes ask one another
                 events.close()
 
 
@@ -516,7 +515,7 @@ def _own_config(overrides: dict[str, str]) -> RunConfig:
     from danet.training.defaults import own_config
 
     config = own_config(overrides)
-    if "model.pretrained" not in overrides and not config.model.pretrained:
+    if "model.pretrained" not in overrides and not config.model.pretrained and not config.init:
         print(
             f"The published weights of {config.model.backbone} cannot be had, so training starts from scratch, which "
             "takes more steps and images; --model.pretrained FILE takes them from a file.",

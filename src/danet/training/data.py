@@ -170,5 +170,7 @@ def open_split(config: RunConfig, split: str, strays: list[Stray] | None = None)
 
 
 def _leave_interrupts_to_the_run(worker: int) -> None:
-    """A terminal's Ctrl-C reaches every process; the run ends its workers itself, after the step at hand."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """A terminal's Ctrl-C and torchrun's SIGTERM reach every process; the run ends its workers itself, after the step
+    at hand."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

@@ -127,7 +127,6 @@ def our_step(task: Task) -> tuple[nn.Module, Callable[[], object]]:
     model = network(task)
     state = State.of(model, config, CPU)
     stepper = Stepper(config, state, Criterion(), CPU, task.precision)
-    stepper.learn()
     images, masks = batch(task)
     return model, lambda: stepper.step(0, images, masks, ["a batch of noise"])
 

@@ -44,6 +44,7 @@ def test_every_field_has_a_dotted_name_and_help_where_its_name_does_not_say_enou
         ("demo", {"optim.lrr": "1"}, ("optim.lrr", "Did you mean optim.lr?")),
         ("demo", {"optm.lr": "1"}, ("optm", "Did you mean optim")),
         ("demo", {"optim.lr": "fast"}, ("optim.lr is 'fast'", "valid number")),
+        ("demo", {"compile": "true", "checkpointing": "true"}, ("checkpointing is True", "leave it out, or compile")),
         ("demo", {"optim.lr": "null"}, ("optim.lr is None", "valid number")),
         ("demo", {"optim.lr": ".nan"}, ("optim.lr is nan", "finite")),
         ("demo", {"optim.lr": "-1"}, ("optim.lr is -1", "greater than 0")),

@@ -341,6 +341,14 @@ class RunConfig(Section):
     optim: OptimConfig = OptimConfig()
     preprocess: Preprocess = Preprocess()
 
+    @field_validator("checkpointing")
+    @classmethod
+    def _once(cls, checkpointing: bool, info: ValidationInfo) -> bool:
+        if checkpointing and info.data.get("compile"):
+            rule = "torch.compile chooses itself what to compute twice: leave it out, or compile"
+            raise PydanticCustomError("checkpointing", "{rule}", {"rule": rule})
+        return checkpointing
+
     def to_yaml(self) -> str:
         """The configuration as YAML that `read_config` takes back; what the data decide is there once they have."""
         values = self.model_dump(mode="json")

@@ -49,12 +49,13 @@ class Losses(nn.Module):
 
 
 def unused(model: SegmentationModel, channels: int) -> list[nn.Parameter]:
-    """Parameters that learn, but that no classifier depends on: HRNets have such where not all their maps are used."""
+    """Parameters that learn, but that no classifier depends on: HRNets have such where not all their maps are used.
+
+    Leaves the model as for prediction.
+    """
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    training = model.training
     images = torch.zeros(1, channels, 2 * SMALLEST_SIDE, 2 * SMALLEST_SIDE, device=learning[0].device)
     logits = sum(logits.sum() for logits in model.eval().classify(images).values())
-    model.train(training)
     gradients = torch.autograd.grad([torch.as_tensor(logits)], learning, allow_unused=True)
     return [parameter for parameter, gradient in zip(learning, gradients, strict=True) if gradient is None]
 
@@ -95,14 +96,15 @@ class Stepper:
         self.device, self.precision, self.processes = device, precision, processes
         self.parts = config.optim.accumulate
         model = state.model
+        if processes.count > 1:
+            for parameter in unused(model, config.model.in_channels):
+                parameter.requires_grad_(False)  # the other processes would wait for its gradient
+            if not frozen(config):
+                synchronise(model, device)
         learn(model, config)
-        if processes.count > 1 and not frozen(config):
-            synchronise(model, device)
         losses = Losses(model, config, criterion, precision)
         self.losses: Any = losses
         if processes.count > 1:
-            for parameter in unused(model, config.model.in_channels):
-                parameter.requires_grad_(False)  # the others would wait for its gradient
             self.losses = DistributedDataParallel(losses, device_ids=None if device.type == "cpu" else [device])
 
     def step(

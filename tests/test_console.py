@@ -115,7 +115,7 @@ def test_a_run_says_what_it_starts_from(capsys):
     with console.Screen() as screen:
         screen.watch("run", [Initialised(0, "street-tiny", classes, 0.0)], 9)
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0].strip() == "run starts from street-tiny"
+    assert lines[0].strip() == "run: starts from street-tiny"
     assert rows(lines)[1:] == [
         ["road", "copied from street"],
         ["car", "copied"],

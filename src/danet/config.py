@@ -163,8 +163,8 @@ class OptimConfig(Section):
     clip: Rate = 0.0
     """Largest norm of the gradient; 0: unbounded."""
     norm: Literal["auto", "batch", "frozen"] = "auto"
-    """Which statistics BatchNorm uses: the batch's, or frozen ones; auto: frozen where a run starts from a model and a
-    process sees fewer than 8 images at once."""
+    """Which statistics BatchNorm uses: the batch's, or frozen ones; auto: frozen where a run starts from a model and
+    fewer than 8 images would share theirs."""
     class_weights: Literal["none", "enet", "median", "inverse"] = "none"
     """enet: 1 / ln(1.02 + share of the class's pixels); median: the median class frequency / the class's, each over the
     images that have the class; inverse: 1 / share of the class's pixels."""

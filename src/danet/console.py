@@ -96,7 +96,8 @@ class Screen(AbstractContextManager):
         for event in events:
             match event:
                 case Initialised(model=model, classes=classes):
-                    self.console.print(start_table(name, model, classes))
+                    self.say(f"{name}: starts from {model}")
+                    self.console.print(start_table(classes))
                 case Step():
                     recent.append(event)
                     gates = "".join(f"  {SIGNS[branch]} {gate:+.3f}" for branch, gate in event.gates.items())
@@ -115,10 +116,10 @@ class Screen(AbstractContextManager):
                     self.say(f"{name}: best so far, kept in {path}")
 
 
-def start_table(run: str, model: str, classes: dict[str, str | None]) -> Table:
+def start_table(classes: dict[str, str | None]) -> Table:
     """What a run takes from the model it starts from: everything but the classifiers' rows of the classes that it has
     not."""
-    table = Table(title=f"{run} starts from {model}", title_justify="left")
+    table = Table()
     table.add_column("class")
     table.add_column("classifier's rows")
     for own, theirs in classes.items():

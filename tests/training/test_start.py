@@ -127,7 +127,7 @@ def test_the_command_prints_the_table_and_refuses_another_network(others, tiny_f
     monkeypatch.chdir(tmp_path)
     assert main(["train", "own.yaml", "--init", str(tiny_folder), "--freeze", "backbone"]) == 0
     told = capsys.readouterr().err
-    assert "own starts from" in told
+    assert "own: starts from" in told
     assert all(words in " ".join(told.split()) for words in ("Car │ copied from car", "hedge │ new", "road │ copied"))
     kept = load_bundle(tmp_path / "runs/own/best").model.state_dict()
     start = load_bundle(tiny_folder).model.state_dict()

@@ -65,6 +65,7 @@ def forked(arguments: list[str], folder: Path, log: Path, first: Callable[[], No
     """Start `danet` with `arguments` in `folder`, after `first`."""
     process = FORKED.Process(target=command, args=(arguments, folder, log, first))
     process.start()
+    STARTED.append(process)
     return process
 
 
@@ -78,6 +79,7 @@ class Real:
                 [sys.executable, "-m", "danet", *arguments], cwd=folder, stdout=file, stderr=file, env=environment
             )
         self.pid = self._process.pid
+        STARTED.append(self)
 
     @property
     def exitcode(self) -> int | None:
@@ -91,6 +93,16 @@ class Real:
 
 
 Danet = BaseProcess | Real
+STARTED: list[Danet] = []
+
+
+@pytest.fixture(autouse=True)
+def no_process_outlives_its_test() -> Iterator[None]:
+    yield
+    for process in STARTED:
+        if process.is_alive():
+            kill(process)
+    STARTED.clear()
 
 
 def ended(process: Danet) -> int:
@@ -387,8 +399,8 @@ def test_a_full_disk_ends_the_command_in_one_line(own_data, disk, tmp_path):
 @linux
 def test_a_run_has_one_process_and_is_free_when_that_is_killed(recipe, own_data, tmp_path):
     log, folder = tmp_path / "log.txt", tmp_path / "runs/own"
-    endless = ["--optim.steps=100000", "--validate_every=100000", "--data.workers=2", "--save_minutes=1e-9"]
-    first = forked(["train", str(tmp_path / "own.yaml"), *endless], tmp_path, tmp_path / "first.txt")
+    long = ["--optim.steps=500", "--validate_every=500", "--data.workers=2", "--save_minutes=1e-9"]
+    first = forked(["train", str(tmp_path / "own.yaml"), *long], tmp_path, tmp_path / "first.txt")
     wait_for(lambda: newest(folder)["step"] >= 2, first)
     second = forked(["train", "--resume", "runs/own"], tmp_path, log)
     assert ended(second) == 2

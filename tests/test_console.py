@@ -16,7 +16,7 @@ from danet import console
 from danet.config import ABLATION
 from danet.training.comparison import compare
 from danet.training.differences import Differences, Run
-from danet.training.loop import Initialised, Step
+from danet.training.events import Initialised, Step
 from danet.viz.text import duration
 
 NOTE = "loss 0.812  α +0.310  β +0.254  6.3 images/s  2.1 GB"

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from danet.inference.encoding import Direction, Encoding
     from danet.processes import Processes
-    from danet.training.loop import Event
+    from danet.training.events import Event
 
 TAKEN = 0.1
 """The share of places that `attend` takes away, to see whether the prediction hangs on them."""

@@ -26,7 +26,7 @@ from danet.evaluation.evaluate import Report
 from danet.models.attention import SIGNS
 from danet.training.comparison import Comparison
 from danet.training.differences import Differences
-from danet.training.loop import Event, Initialised, Saved, Step, Validated
+from danet.training.events import Event, Initialised, Saved, Step, Validated
 from danet.training.rehearsal import Rehearsal
 from danet.viz.curves import Points, number
 from danet.viz.text import duration

@@ -24,8 +24,9 @@ from danet.models.segmentation import build_model
 from danet.training.ablation import ablate, plan, refuse_other_settings, results, write_comparison
 from danet.training.cost import model_cost
 from danet.training.data import open_data
+from danet.training.events import Step
 from danet.training.gates import branch_shares
-from danet.training.loop import Step, train
+from danet.training.loop import train
 
 RECIPE = """
 name: tiny

@@ -10,8 +10,9 @@ from danet.data.sources import scenes
 from danet.inference.segmenter import Segmenter
 from danet.models.attention import PositionAttention, attention_modules, gates
 from danet.models.segmentation import create_model
+from danet.training.events import Step
 from danet.training.gates import branch_shares, keep_sign, start_attention
-from danet.training.loop import Step, train
+from danet.training.loop import train
 from danet.training.optim import create_optimizer
 
 

@@ -13,7 +13,8 @@ from danet.config import read_config
 from danet.errors import InputError
 from danet.files import LOCK
 from danet.inference.segmenter import load
-from danet.training.loop import Saved, Step, Validated, train
+from danet.training.events import Saved, Step, Validated
+from danet.training.loop import train
 
 
 @pytest.fixture

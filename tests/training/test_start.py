@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from danet.cli import main
 from danet.config import Preprocess, RunConfig, read_config
 from danet.errors import InputError
-from danet.training.loop import Initialised, Step, train
+from danet.training.events import Initialised, Step
+from danet.training.loop import train
 from danet.training.norm import frozen
 from danet.training.start import matches, resolve
 from danet.training.state import checkpoints

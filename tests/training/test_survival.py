@@ -31,7 +31,8 @@ from danet.evaluation.metrics import Scores
 from danet.files import LOCK, claimed
 from danet.training import loop
 from danet.training.ablation import ablate, plan
-from danet.training.loop import Saved, Step, Validated, train
+from danet.training.events import Saved, Step, Validated
+from danet.training.loop import train
 from danet.training.record import RECORD, read_record
 from danet.training.summary import report_runs
 

@@ -32,7 +32,8 @@ from danet.models.segmentation import build_model
 from danet.training.comparison import COMPARED, Comparison, by_variant, compare
 from danet.training.cost import model_cost
 from danet.training.data import RunData, absolute_root, open_data
-from danet.training.loop import Event, begun, train
+from danet.training.events import Event
+from danet.training.loop import begun, train
 from danet.training.provenance import describe_run, peak_memory, reset_peak_memory
 from danet.training.record import read_record
 from danet.training.state import State

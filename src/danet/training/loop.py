@@ -8,87 +8,32 @@ torchrun starts, run this same loop in step with each other; the first of them w
 
 from __future__ import annotations
 
-import copy
-import json
 import time
 from collections.abc import Callable, Generator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import torch
 
 from danet.config import RunConfig, read_config
-from danet.data.dataset import stateless_seed
 from danet.data.parallel import Progress
 from danet.errors import InputError
-from danet.evaluation.evaluate import Report, evaluate
-from danet.files import claimed, explained, remove_leftovers, sync, written_aside
-from danet.inference.device import Precision, choose_device, choose_precision
+from danet.evaluation.evaluate import evaluate
+from danet.files import claimed, explained, remove_leftovers, written_aside
 from danet.inference.segmenter import Segmenter
 from danet.models.attention import gates
-from danet.models.segmentation import build_model
-from danet.processes import ALONE, Processes, joined, launch
-from danet.training.cost import memory_explained, refuse_too_large
-from danet.training.data import RunData, absolute_root, batches, context_region, open_data, read_data
-from danet.training.gates import branch_shares, start_attention
-from danet.training.losses import CLASS_WEIGHTS, Criterion
-from danet.training.norm import frozen
+from danet.processes import joined, launch
+from danet.training.cost import memory_explained
+from danet.training.data import RunData, batches, context_region
+from danet.training.events import Event, Initialised, Saved, Step, Validated
+from danet.training.gates import branch_shares
+from danet.training.prepare import prepare
 from danet.training.provenance import describe_run, peak_memory
-from danet.training.record import RECORD, read_record
-from danet.training.start import resolve, start_from
-from danet.training.state import State, checkpoint_path
-from danet.training.step import Stepper
+from danet.training.record import Record
+from danet.training.state import checkpoint_path
 from danet.weights.bundle import Bundle, bundle_scores, recover_bundle, restore, save_bundle
 
 PROTOCOL = "whole"
 LAUNCHES = ".launches"
 """The file in a run's folder that says which torchruns, one a machine, have its processes."""
-
-
-class Initialised(NamedTuple):
-    """The run starts from the model `model`: each class, and that model's class whose rows it was given, if any."""
-
-    step: int
-    model: str
-    classes: dict[str, str | None]
-    seconds: float
-
-
-class Step(NamedTuple):
-    """Step number `step`, counted from 1, is done; `losses` are weighted and add up to `loss`.
-
-    images_per_second: of all processes, waiting for data included; memory: the peak so far in bytes, where it is known.
-    """
-
-    step: int
-    loss: float
-    losses: dict[str, float]
-    lr: float
-    gates: dict[str, float]
-    seconds: float
-    images_per_second: float
-    memory: int | None
-
-
-class Validated(NamedTuple):
-    """The validation set was scored by the final protocol, on whole images; `shares` are its branches' ‖αE‖/‖A‖."""
-
-    step: int
-    report: Report
-    shares: dict[str, float]
-    seconds: float
-
-
-class Saved(NamedTuple):
-    """A checkpoint, or the best model so far as a bundle, is on disk."""
-
-    step: int
-    path: Path
-    seconds: float
-
-
-Event = Initialised | Step | Validated | Saved
 
 
 def train(
@@ -195,58 +140,6 @@ def train(
             raise
 
 
-class Ready(NamedTuple):
-    """What a run's steps need, and of each class the one of the model it starts from, if it starts from one."""
-
-    config: RunConfig
-    data: RunData
-    stepper: Stepper
-    classes: dict[str, str | None]
-
-
-def prepare(
-    config: RunConfig,
-    processes: Processes = ALONE,
-    data: RunData | None = None,
-    progress: Callable[[str], Progress] = lambda phase: lambda done, total: None,
-    new: bool = True,
-) -> Ready:
-    """All that comes before the first step: the configuration as resolved, the data as checked, the network.
-
-    new: whether weights that the run starts from are wanted; a resumed run has its own. Raises InputError for what is
-    wrong.
-    """
-    config = absolute_root(resolve(config) if new else config)
-    device = choose_device(config.device)
-    precision: Precision = processes.of_main(choose_precision(config.precision, device))
-    data = data or open_data(config)
-    # The precision is kept, since a resumed run must not time the machine anew and come to another.
-    told = {"model": data.model, "preprocess": data.preprocess, "precision": precision}
-    config = config.model_copy(update=told)
-    refuse_too_large(config, device, processes.count)
-    torch.manual_seed(stateless_seed(config.seed, "weights"))
-    initial = data.model if new else data.model.model_copy(update={"pretrained": False})
-    model = build_model(initial).to(device).to(memory_format=torch.channels_last)
-    if config.data.batch_size == config.optim.accumulate and not frozen(config):
-        with torch.no_grad():  # some norms cannot learn from one image, and say so here
-            copy.deepcopy(model)(torch.zeros(1, data.model.in_channels, *config.data.crop, device=device))
-    start_attention(model, config.optim)
-    classes = start_from(config.init, model, data.labels.names) if config.init and new else {}
-    with processes.main_first():  # what it has counted, the others find in the cache
-        counts = torch.from_numpy(read_data(config, data, progress).counts[:, : data.labels.num_classes])
-    weigh, optim = CLASS_WEIGHTS.get(config.optim.class_weights), config.optim
-    criterion = Criterion(
-        None if weigh is None else weigh(counts).to(device),
-        optim.label_smoothing,
-        optim.ohem,
-        optim.ohem_kept,
-        optim.dice_weight,
-        optim.lovasz_weight,
-    )
-    state = State.of(model, config, device)
-    return Ready(config, data, Stepper(config, state, criterion, device, precision, processes), classes)
-
-
 def begun(folder: Path) -> bool:
     """Whether a run was begun in `folder`."""
     return (folder / "config.yaml").is_file()
@@ -280,60 +173,3 @@ def best_so_far(best: Path, record: Record, step: int) -> float:
         return -1.0
     lost = scores.get("step", step) < step and scores["step"] not in record.validated
     return max(record.best, scores["miou"]) if lost else record.best
-
-
-class Record:
-    """metrics.jsonl, an event a line. Opened to go on after `step`, it drops what lies behind, and says what it knows:
-
-    the best mIoU, the steps that were validated, how many validations since the best, and the seconds of training so
-    far. Of several processes one writes.
-    """
-
-    def __init__(self, folder: Path, step: int, write: bool = True) -> None:
-        self.path, self.write = folder / RECORD, write
-        self.mend = f"make room, then go on with --resume {folder}"
-        entries = read_record(folder, leave_out_damaged=True) if step and self.path.is_file() else []
-        kept = [entry for entry in entries if entry["step"] <= step]
-        self.best, self.validated, self.without_gain = -1.0, set[int](), 0
-        for entry in kept:
-            if entry["event"] == "validated":
-                self._note(entry["step"], entry["miou"])
-        self.seconds = max((entry["seconds"] for entry in kept), default=0.0)
-        if write:
-            with explained(self.path, self.mend), written_aside(self.path) as aside:
-                aside.write_text("".join(map(_line, kept)), encoding="utf-8")
-
-    def __call__(self, event: Event) -> Event:
-        if self.write:
-            with explained(self.path, self.mend), self.path.open("a", encoding="utf-8") as file:
-                file.write(_line(to_record(event)))
-        if isinstance(event, Validated):
-            self._note(event.step, event.report.scores.miou)
-        return event
-
-    def sync(self) -> None:
-        """Wait until all lines would outlast a loss of power, as those up to a checkpoint must."""
-        with explained(self.path, self.mend):
-            sync(self.path)
-
-    def _note(self, step: int, miou: float) -> None:
-        self.validated.add(step)
-        self.without_gain = 0 if miou > self.best else self.without_gain + 1
-        self.best = max(self.best, miou)
-
-
-def _line(entry: dict[str, Any]) -> str:
-    return json.dumps(entry, ensure_ascii=False) + "\n"
-
-
-def to_record(event: Event) -> dict[str, Any]:
-    """An event as a line of metrics.jsonl."""
-    kind = type(event).__name__.lower()
-    match event:
-        case Validated(step, report, shares, seconds):
-            summary = {key: value for key, value in report.to_dict().items() if key != "images"}
-            return {"event": kind, "step": step, **summary, "shares": shares, "seconds": round(seconds, 4)}
-        case Saved(step, path, seconds):
-            return {"event": kind, "step": step, "path": path.name, "seconds": round(seconds, 4)}
-        case _:
-            return {"event": kind, **event._asdict(), "seconds": round(event.seconds, 4)}

@@ -12,7 +12,7 @@ from danet.inference.segmenter import Segmenter
 from danet.models.attention import gates
 from danet.training.cost import Cost, Option, memory_explained, model_cost, options
 from danet.training.data import batches
-from danet.training.loop import prepare
+from danet.training.prepare import prepare
 from danet.training.provenance import peak_memory, reset_peak_memory, resident_memory
 
 

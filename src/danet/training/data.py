@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -170,7 +171,8 @@ def open_split(config: RunConfig, split: str, strays: list[Stray] | None = None)
 
 
 def _leave_interrupts_to_the_run(worker: int) -> None:
-    """A terminal's Ctrl-C and torchrun's SIGTERM reach every process; the run ends its workers itself, after the step
-    at hand."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    """A terminal's Ctrl-C and torchrun's SIGTERM reach a whole group of processes; the run ends its workers itself,
+    after the step at hand."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if os.name == "posix":
+        os.setpgid(0, 0)  # SIGTERM must still end it when it is the run's

@@ -18,9 +18,9 @@ from rasterio.errors import NotGeoreferencedWarning
 from danet.cli import main
 from danet.config import Channels, read_config
 from danet.inference.segmenter import Segmenter, load
-from danet.models.segmentation import SegmentationModel
 from danet.training.loop import train
 from danet.training.record import read_record
+from danet.training.step import Losses
 
 BANDS = [f"b{band}" for band in range(1, 14)]
 
@@ -121,7 +121,7 @@ def inputs_of_training() -> Iterator[list[torch.Tensor]]:
     seen: list[torch.Tensor] = []
 
     def note(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        if isinstance(module, SegmentationModel) and module.training:
+        if isinstance(module, Losses):
             seen.append(inputs[0].detach().clone())
 
     handle = torch.nn.modules.module.register_module_forward_pre_hook(note)

@@ -134,7 +134,7 @@ def test_devices_and_precisions():
     assert choose_precision("auto", torch.device("cpu")) in ("float32", "bfloat16")
     with pytest.raises(InputError, match="'tpu9'; it must be auto"):
         choose_device("tpu9")
-    with pytest.raises(InputError, match="'int3'; it must be auto, float32 or bfloat16"):
+    with pytest.raises(InputError, match="'int3'; it must be auto, float32, bfloat16 or float16"):
         choose_precision("int3", torch.device("cpu"))
     if not torch.cuda.is_available():
         with pytest.raises(InputError, match="not on this machine"):

@@ -40,7 +40,7 @@ from danet.training.state import State
 from danet.training.step import Stepper
 
 CPU = torch.device("cpu")
-REPETITIONS = 5
+REPETITIONS = 3
 OURS, NAIVE = "danet", "danet, all resized logits kept"
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 

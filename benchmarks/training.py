@@ -10,7 +10,7 @@ included (on Linux).
 
 PYTHON is the interpreter of an environment with mmsegmentation 1.2.2, which mmseg_step.py says how to make; without it
 only ours is measured. "all resized logits kept" is our network with its losses as they are usually written: every
-classifier's logits at the masks' size live until the backward. Takes about MINUTES minutes on two cores, of which
+classifier's logits at the masks' size live until the backward. Takes about ten minutes on two cores, of which
 nothing else may take any.
 """
 
@@ -59,8 +59,8 @@ class Task(NamedTuple):
         return ["--size", *size, *rest]
 
 
-TIMED = [Task(1, (768, 768), 19, p) for p in PRECISIONS] + [Task(2, (360, 480), 19, p) for p in PRECISIONS]
-LOSSES = [Task(2, (512, 512), classes, "float32") for classes in (19, 150)]
+TIMED = [Task(1, (768, 768), 19, precision) for precision in PRECISIONS]
+LOSSES = [Task(2, (384, 384), classes, "float32") for classes in (19, 150)]
 
 
 class Worker:

@@ -10,6 +10,7 @@ from danet.cli import main
 from danet.config import RunConfig, read_config
 from danet.errors import InputError
 from danet.training.defaults import Facts, choose, own_config
+from danet.training.start import resolve
 
 OWN = {"model.pretrained": "false"}
 
@@ -84,3 +85,10 @@ def test_from_a_bare_folder_to_a_model_in_two_commands(own_data, tmp_path, monke
     assert main(["train", *said, "--print_config"]) == 0
     assert RunConfig.model_validate(yaml.safe_load(capsys.readouterr().out)).data.crop == (64, 64)
     assert main(["data", "init", str(own_data)]) == 2
+
+
+def test_own_data_from_a_model_take_its_network(own_data, tiny_folder):
+    config = resolve(own_config({"data.root": str(own_data), "init": str(tiny_folder)}))
+    assert (config.model.backbone, config.model.channels, config.model.out_indices) == ("resnet18", 8, (2,))
+    assert not config.model.pretrained
+    assert config.optim.head_factor == 10

@@ -480,7 +480,7 @@ def data_tile(options: argparse.Namespace) -> int:
 
 
 class Interrupt:
-    """Within `with`, the first Ctrl-C (or SIGTERM) is kept for `until` to act on; a second one interrupts at once."""
+    """Within `with`, the first Ctrl-C (or SIGTERM) is kept for `until` to act on; a Ctrl-C after it stops at once."""
 
     def __init__(self, say: Callable[[str], None], processes: Processes | None = None) -> None:
         self.say, self.processes, self.came = say, processes, False
@@ -494,9 +494,10 @@ class Interrupt:
             signal.signal(number, handler)
 
     def _note(self, *_: object) -> None:
-        self.came = True
-        self.__exit__()
-        self.say("Stopping after this step; Ctrl-C again stops at once.")
+        first, self.came = not self.came, True
+        if first:
+            self.say("Stopping after this step; Ctrl-C again stops at once.")
+        signal.signal(signal.SIGINT, self._before[signal.SIGINT])  # SIGTERM may come twice: from Slurm and torchrun
 
     def until(self, events: Generator[Event, None, None]) -> Iterator[Event]:
         """The events up to the Ctrl-C, wherever it came; closing the run there makes it keep its last step."""

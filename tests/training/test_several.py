@@ -13,6 +13,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -274,13 +276,34 @@ OPTIONS = ["own.yaml", "--optim.norm", "batch", "--optim.steps", "40", "--valida
 EACH_STEP = ["--save_minutes", "1e-9"]
 
 
-class Torchrun:
-    """`torchrun … -m danet train OPTIONS` in `folder`, two processes of it; what they say goes to folder/NAME.log."""
+def children(pid: int) -> list[int]:
+    """The processes that this one has started."""
+    return [int(child) for task in Path(f"/proc/{pid}/task").glob("*/children") for child in task.read_text().split()]
 
-    def __init__(self, folder: Path, name: str, *options: str, restarts: int = 0, largest: int | None = None) -> None:
+
+def descendants(pid: int) -> list[int]:
+    """And those that these have started."""
+    return [one for child in children(pid) for one in (child, *descendants(child))]
+
+
+class Torchrun:
+    """`torchrun … -m danet train OPTIONS` in `folder`, two processes of it; what they say goes to folder/NAME.log.
+
+    launch: torchrun's own options; largest: no file may become larger.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        *options: str,
+        launch: Sequence[str] = ("--standalone", "--nproc-per-node", "2"),
+        restarts: int = 0,
+        largest: int | None = None,
+    ) -> None:
         self.run, self.log = folder / "runs" / name, folder / f"{name}.log"
-        start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-        told = [*start, "--max-restarts", str(restarts), "-m", "danet", "train", *OPTIONS, "--name", name, *options]
+        start = [sys.executable, "-m", "torch.distributed.run", *launch, "--max-restarts", str(restarts)]
+        told = [*start, "-m", "danet", "train", *OPTIONS, "--name", name, *options]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 told,
@@ -314,9 +337,8 @@ class Torchrun:
 
     def worker(self, rank: int) -> int:
         """The process of that rank."""
-        pid = self.process.pid
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        return next(int(c) for c in children if f"\0RANK={rank}\0" in Path(f"/proc/{c}/environ").read_text())
+        told = f"\0RANK={rank}\0"
+        return next(pid for pid in children(self.process.pid) if told in Path(f"/proc/{pid}/environ").read_text())
 
     def end(self) -> int:
         """Its exit status."""
@@ -378,12 +400,44 @@ def test_a_lost_worker_loses_nothing(whole, rank):
 
 @linux
 @pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_worker_lost_on_one_of_two_machines_loses_nothing(whole, rank):
+    folder, undisturbed = whole
+    meeting = [
+        "--rdzv-backend",
+        "c10d",
+        "--rdzv-conf",
+        "store_type=file",
+        "--rdzv-endpoint",
+        str(folder / f"at-{rank}"),
+    ]
+    launch = ["--nnodes", "2", "--nproc-per-node", "1", "--rdzv-id", f"lost-{rank}", *meeting]
+    with ExitStack() as stack:
+        machines = [
+            stack.enter_context(Torchrun(folder, f"machine-{rank}", *EACH_STEP, launch=launch, restarts=2))
+            for _ in range(2)
+        ]
+        run = machines[0]
+        run.wait_for(8)
+        found = [pid for machine in machines for pid in children(machine.process.pid)]
+        ranks = {re.search(r"\0RANK=(\d)\0", Path(f"/proc/{pid}/environ").read_text())[1]: pid for pid in found}
+        os.kill(ranks[str(rank)], signal.SIGKILL)
+        assert [machine.end() for machine in machines] == [0, 0], run.text
+    assert run.text.count("2 processes") == 2
+    assert_same(undisturbed.run, run.run, rtol=0, atol=0)
+
+
+@linux
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_goes_on_alone(whole, number):
     folder, undisturbed = whole
     name = f"stopped-{number}"
     with Torchrun(folder, name) as run:
         run.wait_for(5)
+        if number == signal.SIGTERM:  # Slurm's reaches every process of a job, and torchrun sends it on
+            for pid in descendants(run.process.pid):
+                os.kill(pid, number)
         os.killpg(run.process.pid, number)
         assert run.end() != 0
     assert f"Go on with: danet train --resume runs/{name}" in run.text

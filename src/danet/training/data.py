@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -171,8 +172,17 @@ def open_split(config: RunConfig, split: str, strays: list[Stray] | None = None)
 
 
 def _leave_interrupts_to_the_run(worker: int) -> None:
-    """A terminal's Ctrl-C and torchrun's SIGTERM reach a whole group of processes; the run ends its workers itself,
-    after the step at hand."""
+    """A terminal's Ctrl-C, and SIGTERM from torchrun or Slurm, reach every process; the run ends its workers itself,
+    after the step at hand, with a SIGTERM of its own."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if os.name == "posix":
-        os.setpgid(0, 0)  # SIGTERM must still end it when it is the run's
+    if not hasattr(signal, "sigwaitinfo"):
+        return
+    run = os.getppid()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def wait() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != run:
+            pass
+        os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()

@@ -71,8 +71,8 @@ def _product(rows: Any, columns: Any) -> int:
 def step_memory(config: RunConfig) -> int:
     """Bytes of all tensors at the peak of a step of `config`, a resolved one, on one process.
 
-    It is what torch's allocator is asked for: a real step takes a few percent more for the workspaces of its operators,
-    and the process has its libraries and data besides.
+    It is what torch's allocator is asked for. A real step takes more for the workspaces of its operators (on a CPU two
+    thirds of a gigabyte beside two, in a test), and the process has its libraries and data besides.
     """
     precision: Any = config.precision
     count = config.data.batch_size // config.optim.accumulate

@@ -4,8 +4,9 @@
 
 A step is what `danet train` does once a batch is there: forward, losses, backward, the gradients' sum over processes,
 AdamW and the moving average, in float32, on crops of 240×320 of noise. Two processes wait; for each row either the
-first steps alone, or both do, and the rows take turns, so that a slow moment meets all. Seconds are the median, the
-first round left out.
+first steps alone, or both do, and the rows take turns, so that a slow moment meets all. The processes are started four
+times, for some starts exchange faster than others: seconds are the median of the four medians, `least` and `most` the
+others' ends. The first round of each start is left out.
 
 - strong: two processes share the batch of one, so twice as fast would be an efficiency of 1
 - weak: each of two has as many images as one had, so as fast would be an efficiency of 1
@@ -13,7 +14,7 @@ first round left out.
   they exchange anything
 
 norm is optim.norm: `batch` synchronises the statistics of all BatchNorms, `frozen` exchanges gradients alone.
-Takes about ten minutes on two cores, of which nothing else may take any.
+Takes about six minutes on two cores, of which nothing else may take any.
 """
 
 import argparse
@@ -41,8 +42,8 @@ from danet.training.state import State
 from danet.training.step import Stepper
 
 CPU = torch.device("cpu")
-CLASSES, BATCH, REPETITIONS = 11, 8, 9
-FIELDS = ("norm", "processes", "together", "images", "seconds", "images_per_second", "strong", "weak", "parameters")
+CLASSES, BATCH, STARTS, REPETITIONS = 11, 8, 4, 5
+FIELDS = ("norm", "processes", "together", "images", "seconds", "least", "most", "images_per_second", "strong", "weak")
 
 
 class Task(NamedTuple):
@@ -124,19 +125,19 @@ def seconds() -> dict[Task, float]:
                 pipe.recv()
             if repetition:  # the first is for warming up
                 times[task].append(time.perf_counter() - start)
-        print(f"round {repetition} of {REPETITIONS}", file=sys.stderr, flush=True)
     for pipe, worker in zip(pipes, workers, strict=True):
         pipe.send(None)
         worker.join()
     return {task: statistics.median(values) for task, values in times.items()}
 
 
-def table(took: dict[Task, float]) -> list[dict[str, Any]]:
+def table(starts: dict[Task, list[float]]) -> list[dict[str, Any]]:
     """Every row; efficiencies are to the one process of the same norm."""
-    parameters = sum(parameter.numel() for parameter in build_model(config("batch").model).parameters())
+    took = {task: statistics.median(medians) for task, medians in starts.items()}
     rows = []
     for task, one in took.items():
-        row: dict[str, Any] = task._asdict() | {"seconds": round(one, 3), "parameters": parameters}
+        row: dict[str, Any] = task._asdict() | {"seconds": round(one, 3)}
+        row |= {"least": round(min(starts[task]), 3), "most": round(max(starts[task]), 3)}
         row["images_per_second"] = round(task.images / one, 2)
         if task.processes == 2:
             whole, half = (took[Task(task.norm, 1, False, images)] for images in (task.images, task.images // 2))
@@ -151,7 +152,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="write the table there, as CSV")
     options = parser.parse_args()
-    rows = table(seconds())
+    starts: dict[Task, list[float]] = {task: [] for task in TASKS}
+    for start in range(1, STARTS + 1):
+        print(f"start {start} of {STARTS}", file=sys.stderr, flush=True)
+        for task, median in seconds().items():
+            starts[task].append(median)
+    rows = table(starts)
     where = describe_run(CPU, "float32", seed=0)
     for row in rows:
         print(row)

@@ -35,7 +35,8 @@ const ENGLISH = {
   isolate: "Show {name} alone",
   places: "{shared} of {places} places",
   share_it: "share the attention",
-  average: "× average, on a logarithmic scale",
+  average: "times the average weight",
+  most: "at most {times}",
   map: "Map",
   light: "light",
   magma: "magma",
@@ -90,7 +91,7 @@ const ENGLISH = {
   learn_mark_danet: "DANet",
   learn_mark_transformer: "transformer",
   learn_count: "≈ {shared} of {places} places share the weight; the most has {most} the average.",
-  learn_softmax_note: "This network was trained at τ = 1: other temperatures show what softmax does with its energies, not what it would have learned.",
+  learn_softmax_note: "This network was trained at τ = 1: other temperatures show what softmax does with its energies, not what it would have learned. Colours: ¼ × to 64 × the average, logarithmic.",
   learn_gathered_title: "What is gathered",
   learn_gathered: "The ringed place gathers E, the mean of all values {value} by these weights.",
   learn_gathered_caption: "E of all places at τ = 1, by the same three components as A, with a zero and a scale of its own",
@@ -98,14 +99,16 @@ const ENGLISH = {
   learn_gate: "The gate α, learned from 0, says how much of E is added to the features; here is what the network would label with other gates.",
   learn_gate_share: "α = {gate}: ‖αE‖/‖A‖ = {share}.",
   learn_gate_changed: "{share} of the pixels get another label than with the learned gate.",
+  learn_gate_learned: "This is the learned gate.",
+  learn_gate_label: "The ringed pixel: {name}.",
   learn_gate_note: "In full colour: another label. The paper calls the sum E.",
   learn_channels_title: "Channels",
   learn_channels: "Channels gather from channels: the authors’ code weighs those of the lowest energy most, the paper’s text those of the highest.",
   learn_channels_choose: "Channel",
   learn_channels_before: "before",
   learn_channels_after: "after, by this model’s rule",
-  learn_channels_lowest: "lowest energy",
-  learn_channels_highest: "highest",
+  learn_channels_lowest: "lowest energy: the authors’ code looks here",
+  learn_channels_highest: "highest: the paper’s text",
   learn_rule_official: "authors’ code",
   learn_rule_paper: "paper’s text",
   learn_trained_official: "This model was trained with the authors’ form. The paper’s is worked out from the same energies, to compare; a network trained with it would have others.",
@@ -150,7 +153,8 @@ const CHINESE = {
   isolate: "只显示 {name}",
   places: "{places} 个位置中的 {shared} 个",
   share_it: "分得这份注意力",
-  average: "× 平均值，对数刻度",
+  average: "平均权重的倍数",
+  most: "最高 {times}",
   map: "注意力图",
   light: "光",
   magma: "magma 色",
@@ -205,7 +209,7 @@ const CHINESE = {
   learn_mark_danet: "DANet",
   learn_mark_transformer: "transformer",
   learn_count: "约 {shared} 个位置（共 {places} 个）分享权重；最大的一个是平均值的 {most}。",
-  learn_softmax_note: "这个网络是在 τ = 1 下训练的：其他温度只表明 softmax 如何处理这些能量，并不表明网络会学成什么样。",
+  learn_softmax_note: "这个网络是在 τ = 1 下训练的：其他温度只表明 softmax 如何处理这些能量，并不表明网络会学成什么样。颜色：平均值的 ¼ 到 64 倍，对数刻度。",
   learn_gathered_title: "汇集到什么",
   learn_gathered: "圈住的位置汇集到 E，即全部值 {value} 按这些权重的平均。",
   learn_gathered_caption: "τ = 1 时所有位置的 E，与 A 用同样的三个成分，零点和尺度各自选取",
@@ -213,14 +217,16 @@ const CHINESE = {
   learn_gate: "门控 α 从 0 开始学习，决定把多少 E 加到特征上；下面是门控取其他值时网络会给出的标签。",
   learn_gate_share: "α = {gate}：‖αE‖/‖A‖ = {share}。",
   learn_gate_changed: "与学到的门控相比，{share} 的像素换了标签。",
+  learn_gate_learned: "这就是学到的门控。",
+  learn_gate_label: "圈住的像素：{name}。",
   learn_gate_note: "颜色饱满处：标签不同。论文把这个和也记作 E。",
   learn_channels_title: "通道",
   learn_channels: "通道也从通道汇集：作者的代码给能量最低的通道最大的权重，论文的正文则给能量最高的。",
   learn_channels_choose: "通道",
   learn_channels_before: "之前",
   learn_channels_after: "之后（按本模型的规则）",
-  learn_channels_lowest: "能量最低",
-  learn_channels_highest: "最高",
+  learn_channels_lowest: "能量最低：作者的代码看这里",
+  learn_channels_highest: "最高：论文的正文",
   learn_rule_official: "作者的代码",
   learn_rule_paper: "论文的正文",
   learn_trained_official: "这个模型是按作者代码的形式训练的。论文的形式由同样的能量算出，仅作对照；按它训练的网络，能量会不同。",
@@ -248,10 +254,10 @@ export function percent(share) {
   return share > 0 && share < 0.005 ? "< 1\u202f%" : `${Math.round(100 * share)}\u202f%`;
 }
 
-/** Two figures of a multiple: 0.03, 1.2, 64. */
-export function figures(value) {
-  if (value && value < 0.01) return "< 0.01";
-  return value.toLocaleString(language, { maximumSignificantDigits: 2 });
+/** Two figures of a multiple of the average weight: 0.03 ×, 1.2 ×, 64 ×. */
+export function times(value) {
+  const told = value && value < 0.01 ? "< 0.01" : value.toLocaleString(language, { maximumSignificantDigits: 2 });
+  return `${told}\u202f×`;
 }
 
 /** A number with its minus sign, in so many decimals. */

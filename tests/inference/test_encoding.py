@@ -84,8 +84,8 @@ def made(query, key, labels=None) -> Encoding:
     probabilities = torch.from_numpy(np.eye(len(NAMES), dtype=np.float32)[:, labels])[:, None]
     prediction = Prediction(np.zeros((1, count, 3), np.uint8), probabilities, LabelSpace("street", NAMES))
     features, logsumexp = torch.zeros(1, 1, 1, count), (query @ key.mT).logsumexp(-1)
-    trace = BranchTrace(0.5, torch.tensor([0.1]), (1, count), features, query, key, logsumexp)
-    return Encoding(prediction, {"position": trace}, lambda removed: probabilities)
+    trace = BranchTrace(0.5, torch.tensor([0.1]), (1, count), features, query, key, key, logsumexp)
+    return Encoding(prediction, {"position": trace}, lambda removed: probabilities, lambda gathered, size: [])
 
 
 def test_attention_is_a_row_and_a_column_of_the_whole_map(segmenter, encoding, picture):
@@ -117,7 +117,7 @@ def test_attention_to_centres_is_spread_over_their_windows(compact, picture):
     unit = whole / np.linalg.norm(whole, axis=1, keepdims=True)
     assert encoding.similarity(63) == pytest.approx(((unit @ unit.T).sum() - 63) / (63 * 62), abs=1e-5)
     assert sum(encoding.by_class(AT).values()) == pytest.approx(1)
-    view = encoding.view()
+    view = encoding.view().position
     assert np.allclose(np.exp(view.query @ view.key.T - view.logsumexp[:, None]) @ view.pool, whole, atol=1e-5)
 
 
@@ -197,7 +197,7 @@ def test_a_place_of_a_padded_network_is_a_cell_of_its_pixels(tiny, backbone, lon
         place = y // cell, x // cell
         expected[NAMES[labels[y, x]]] += own[place] / sizes[place]
     assert encoding.by_class((cell, cell - 1)) == pytest.approx(expected)
-    assert encoding.view().span == encoding.span == pytest.approx((68 / cell, 130 / cell))
+    assert encoding.view().position.span == encoding.span == pytest.approx((68 / cell, 130 / cell))
 
 
 def test_a_place_that_nobody_looks_at_has_no_classes():
@@ -306,12 +306,16 @@ def test_an_encoding_runs_the_backbone_once_and_stays_valid(segmenter, picture):
 
 def test_a_view_holds_what_the_maps_follow_from(encoding, picture):
     view = encoding.view("street.png")
+    position = view.position
     assert view.name == "street.png"
     assert np.array_equal(view.image, picture)
     assert np.array_equal(view.labels, encoding.prediction.labels)
-    assert (view.space, view.grid, view.gate) == (encoding.prediction.space, (7, 9), 5)
-    assert view.share == encoding.traces["position"].share.item()
-    row = np.exp(view.query[PLACE] @ view.key.T - view.logsumexp[PLACE])
+    assert np.array_equal(view.confidence, np.rint(255 * encoding.prediction.confidence))
+    assert view.shares == encoding.prediction.shares
+    assert (view.space, position.grid, position.gate) == (encoding.prediction.space, (7, 9), 5)
+    assert position.share == encoding.traces["position"].share.item()
+    assert position.similarity == encoding.similarity()
+    row = np.exp(position.query[PLACE] @ position.key.T - position.logsumexp[PLACE])
     assert np.allclose(row, encoding.attention(AT).ravel(), atol=1e-6)
 
 
@@ -331,7 +335,6 @@ ASKED = {
         lambda encoding: encoding.by_class((0, 0)),
         lambda encoding: encoding.similarity(),
         lambda encoding: encoding.take_away((0, 0)),
-        lambda encoding: encoding.view(),
     ],
     "channel": [lambda encoding: encoding.channels(0)],
 }

@@ -5,7 +5,7 @@ query, key and log-sum-exp, so no N×N matrix is ever formed (paper, section 3.2
 their map times the share of each place in each centre. `take_away` puts a map to the test.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,11 +16,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from danet.errors import InputError
+from danet.inference.explanation import view
 from danet.inference.prediction import Prediction
 from danet.models.attention import BranchTrace
 from danet.ops.channel import channel_attention_map
 from danet.ops.position import position_attention_columns, position_attention_rows
-from danet.viz.attention_page import AttentionView, write_attention_page
+from danet.viz.answer import UNNAMED, AttentionView, LabelMap, ModelFacts
+from danet.viz.attention_page import write_attention_page
 
 Direction = Literal["from", "to"]
 
@@ -58,7 +60,8 @@ class Encoding:
 
     A place is a cell of the features' grid, `at` a pixel (x, y) of the image. Every method raises InputError for a
     pixel outside the image, and for a model without the branch that it asks about. `without` gives the probabilities
-    of all pixels when no place can look at those marked; it runs the model's head, with the weights that it has then.
+    of all pixels when no place can look at those marked, `again` label maps of a size for other things that position
+    attention might have gathered; both run the model's head, with the weights that it has then.
     `span` is how many rows and columns of places the image takes up, 15.6 of 16 where the last is in part a padded
     network's padding; None is the whole grid.
     """
@@ -66,14 +69,16 @@ class Encoding:
     prediction: Prediction
     traces: dict[str, BranchTrace]
     without: Callable[[Bool[np.ndarray, " n"]], Float[Tensor, "k h w"]]
+    again: Callable[[Iterable[Float[Tensor, "1 n c"]], tuple[int, int]], list[LabelMap]]
     span: tuple[float, float] | None = None
+    facts: ModelFacts = UNNAMED
 
     def attention(self, at: tuple[int, int], direction: Direction = "from") -> Float[np.ndarray, "rows columns"]:
         """The attention of the place at pixel `at` over all places, on the grid of the features.
 
         "from": what the place gathers from, summing to 1; "to": how much of itself each other place takes from it.
         """
-        query, key, logsumexp = self._position
+        query, key, _, logsumexp = self.position
         grid, pool = self.traces["position"].grid, self.traces["position"].pool
         place = self.place(at, grid)
         if direction == "from":
@@ -113,7 +118,7 @@ class Encoding:
 
     def similarity(self, count: int = 64, seed: int = 0) -> float:
         """The mean cosine similarity of pairs of `count` random rows of S; 1: every place has the same map."""
-        places = self._position[0].shape[1]
+        places = self.position[0].shape[1]
         if min(count, places) < 2:
             raise InputError(f"{min(count, places)} of {places} places make no pair; similarity needs 2 or more.")
         drawn = np.random.Generator(np.random.Philox(seed)).permutation(places)[:count]
@@ -165,24 +170,11 @@ class Encoding:
         return TakeAway(removed.reshape(weights.shape), attention, before, after, control)
 
     def view(self, name: str = "") -> AttentionView:
-        """The image `name` with what its position attention follows from, for the attention page."""
-        query, key, logsumexp = (tensor[0].float().cpu().numpy() for tensor in self._position)
-        trace, prediction = self.traces["position"], self.prediction
-        pool = None if trace.pool is None else trace.pool.float().cpu().numpy()
-        return AttentionView(
-            name=name,
-            image=prediction.image,
-            labels=prediction.labels,
-            space=prediction.space,
-            grid=trace.grid,
-            query=query,
-            key=key,
-            logsumexp=logsumexp,
-            gate=trace.gate,
-            share=trace.share.item(),
-            pool=pool,
-            span=self.span,
-        )
+        """The image `name` with what its attention follows from, where the model has any, for the attention page.
+
+        It runs the head six more times, with the weights that it has then.
+        """
+        return view(self, name)
 
     def save_html(self, path: str | Path, name: str = "") -> Path:
         """Write a page on which the map of every pixel of the image `name` can be seen; it needs no server."""
@@ -191,7 +183,7 @@ class Encoding:
 
     def _rows(self, places: list[int]) -> Float[Tensor, "k n"]:
         """What `places` gather from."""
-        query, key, _ = self._position
+        query, key, *_ = self.position
         rows, pool = position_attention_rows(query, key, places)[0], self.traces["position"].pool
         return rows if pool is None else rows @ pool
 
@@ -203,12 +195,14 @@ class Encoding:
         return down, across
 
     @property
-    def _position(self) -> tuple[Float[Tensor, "1 n d"], Float[Tensor, "1 m d"], Float[Tensor, "1 n"]]:
-        """Query, key and log-sum-exp of position attention."""
+    def position(
+        self,
+    ) -> tuple[Float[Tensor, "1 n d"], Float[Tensor, "1 m d"], Float[Tensor, "1 m c"], Float[Tensor, "1 n"]]:
+        """Query, key, value and log-sum-exp of position attention."""
         trace = self.traces.get("position")
-        if trace is None or trace.query is None or trace.key is None or trace.logsumexp is None:
+        if trace is None or trace.query is None or trace.key is None or trace.value is None or trace.logsumexp is None:
             raise InputError("This model has no position attention; its head must be danet, dranet or pam.")
-        return trace.query, trace.key, trace.logsumexp
+        return trace.query, trace.key, trace.value, trace.logsumexp
 
     @cached_property
     def _classes(self) -> Float[np.ndarray, "n k"]:

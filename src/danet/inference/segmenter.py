@@ -27,13 +27,16 @@ from danet.data.transforms import normalise
 from danet.errors import InputError
 from danet.inference.device import Precision, autocast, choose_device, choose_precision
 from danet.inference.encoding import Encoding
+from danet.inference.explanation import label_map, nearest
 from danet.inference.network import ready
 from danet.inference.prediction import Prediction
 from danet.models.layers import resize
 from danet.models.segmentation import SegmentationModel
+from danet.viz.answer import UNNAMED, LabelMap, ModelFacts
 from danet.weights.bundle import load_bundle
-from danet.weights.zoo import find_bundle
+from danet.weights.zoo import DEFAULT, find_bundle
 
+TOY = "A toy trained on drawn streets alone; it shows what attention does, and knows no photographs."
 ImageLike: TypeAlias = str | Path | Image.Image | np.ndarray
 Pixels: TypeAlias = UInt8[np.ndarray, "h w c"] | Float32[np.ndarray, "h w c"]
 
@@ -44,7 +47,7 @@ class Segmenter:
     Ordinary pictures are read in any of Pillow's formats; a model of other channels takes files that have these (see
     `danet.data.images.read_image`). Raises InputError for others.
 
-    It predicts with a copy of `model` as it is now, made ready for inference.
+    It predicts with a copy of `model` as it is now, made ready for inference; `facts` are what answers tell of it.
     """
 
     def __init__(
@@ -54,12 +57,14 @@ class Segmenter:
         preprocess: Preprocess,
         device: str = "auto",
         precision: str = "auto",
+        facts: ModelFacts = UNNAMED,
     ) -> None:
         self.device = choose_device(device)
         self.precision: Precision = choose_precision(precision, self.device)
         self.model = ready(model, self.device)
         self.labels = labels
         self.preprocess = preprocess
+        self.facts = facts
 
     @overload
     def __call__(self, images: ImageLike) -> Prediction: ...
@@ -92,7 +97,12 @@ class Segmenter:
                 logits = self.model.without(traces, torch.from_numpy(removed).to(self.device), size)
                 return self._prediction(pixels, logits).probabilities
 
-        return Encoding(prediction, traces, without, self.model.anatomy.span(size))
+        def again(gathered: Iterable[Float[Tensor, "1 n c"]], at: tuple[int, int]) -> list[LabelMap]:
+            with self._inference():
+                changed = self.model.again(traces, gathered, size)
+                return [label_map(nearest(self._enlarged(pixels, logits)[0], at).softmax(0)) for logits in changed]
+
+        return Encoding(prediction, traces, without, again, self.model.anatomy.span(size), self.facts)
 
     def at_original_size(self) -> Segmenter:
         """The same model without its size rule."""
@@ -110,10 +120,13 @@ class Segmenter:
         return normalise(images.to(self.device), rule.mean, rule.std, rule.range)
 
     def _prediction(self, pixels: Pixels, logits: Float[Tensor, "1 k H W"]) -> Prediction:
+        probabilities = self._enlarged(pixels, logits)[0].softmax(0).cpu()
+        return Prediction(to_display(pixels, self.preprocess), probabilities, self.labels)
+
+    def _enlarged(self, pixels: Pixels, logits: Float[Tensor, "1 k H W"]) -> Float[Tensor, "1 k h w"]:
+        """Logits at the size of the image itself."""
         size = torch.Size(pixels.shape[:2])
-        if logits.shape[-2:] != size:
-            logits = resize(logits, size, self.model.align_corners)
-        return Prediction(to_display(pixels, self.preprocess), logits[0].softmax(0).cpu(), self.labels)
+        return logits if logits.shape[-2:] == size else resize(logits, size, self.model.align_corners)
 
     @contextmanager
     def _inference(self) -> Iterator[None]:
@@ -130,7 +143,21 @@ def load(model: str | Path | None = None, device: str = "auto", precision: str =
     Raises InputError for a missing, altered or foreign file, an unknown name, and what cannot be fetched.
     """
     bundle = load_bundle(find_bundle(model))
-    return Segmenter(bundle.model, bundle.labels, bundle.preprocess, device, precision)
+    facts = ModelFacts(own_name(model), bundle.model_config.head, bundle.model_config.backbone, note(model))
+    return Segmenter(bundle.model, bundle.labels, bundle.preprocess, device, precision, facts)
+
+
+def own_name(model: str | Path | None) -> str:
+    """What a model is called: a run or a bundle by its folder, without what that is in; others as they were named."""
+    if model is None:
+        return DEFAULT
+    path = Path(model).absolute()
+    return str(model) if not path.exists() else path.parent.name if path.name == "best" else path.name
+
+
+def note(model: str | Path | None) -> str:
+    """What a toy says of itself."""
+    return TOY if model is None or str(model) == DEFAULT else ""
 
 
 def network_size(height: int, width: int, longest: int | None) -> tuple[int, int]:

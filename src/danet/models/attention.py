@@ -23,9 +23,9 @@ class BranchTrace(NamedTuple):
     """What one branch did on one batch: how open it is, and what any row or column of its map follows from.
 
     `share` is ‖gate · E‖ / ‖A‖ for each image, `features` are A, `grid` their height and width. Position attention has
-    query, key and log-sum-exp here, channel attention its rule. Compact attention has m keys that are centres: `pool`
-    tells how much of each place is in each centre of position attention, rows summing to 1; the centres of channel
-    attention, c/16 maps, are `key`. `low` are the reduced fine features with which DRANet's decoder goes on.
+    query, key, value and log-sum-exp here, channel attention its rule. Compact attention has m keys that are centres:
+    `pool` tells how much of each place is in each centre of position attention, rows summing to 1; the centres of
+    channel attention, c/16 maps, are `key`. `low` are the reduced fine features with which DRANet's decoder goes on.
     """
 
     gate: float
@@ -34,6 +34,7 @@ class BranchTrace(NamedTuple):
     features: Float[Tensor, "b c h w"]
     query: Float[Tensor, "b n d"] | None = None
     key: Float[Tensor, "b m d"] | None = None
+    value: Float[Tensor, "b m c"] | None = None
     logsumexp: Float[Tensor, "b n"] | None = None
     rule: ChannelRule | None = None
     pool: Float[Tensor, "m n"] | None = None
@@ -87,7 +88,7 @@ class PositionAttention(Attention):
         query, key, value = self.project(features)
         gathered, logsumexp = position_attention(query, key, value, return_logsumexp=True)
         gathered = places_to_map(gathered, features)
-        traced = trace(self.gate, gathered, features)._replace(query=query, key=key, logsumexp=logsumexp)
+        traced = trace(self.gate, gathered, features)._replace(query=query, key=key, value=value, logsumexp=logsumexp)
         return features + self.gate * gathered, traced
 
     def without(self, features: Float[Tensor, "b c h w"], removed: Bool[Tensor, " h*w"]) -> Float[Tensor, "b c h w"]:

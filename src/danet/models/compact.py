@@ -71,7 +71,9 @@ class CompactPositionAttention(Attention):
         query, key, value = self.project(features, pool)
         gathered, logsumexp = position_attention(query, key, value, return_logsumexp=True)
         gathered = places_to_map(gathered, features)
-        traced = trace(self.gate, gathered, features)._replace(query=query, key=key, logsumexp=logsumexp, pool=pool)
+        traced = trace(self.gate, gathered, features)._replace(
+            query=query, key=key, value=value, logsumexp=logsumexp, pool=pool
+        )
         return features + self.gate * gathered, traced
 
     def without(self, features: Float[Tensor, "b c h w"], removed: Bool[Tensor, " h*w"]) -> Float[Tensor, "b c h w"]:

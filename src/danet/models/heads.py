@@ -4,12 +4,12 @@ Every head takes the backbone's list of maps, of which the last is the one to la
 bundles store them, and danet.weights.layouts maps the published names to them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple, cast
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from danet.config import ChannelRule, ModelConfig
@@ -51,11 +51,10 @@ class DANetHead(nn.Module):
     def forward(self, maps: Sequence[Float[Tensor, "b c h w"]]) -> HeadOutput:
         position = self.position(self.position_in(maps[-1]))
         channel = self.channel(self.channel_in(maps[-1]))
-        return self.classify(position, channel)
+        return self.classify(self.position_out(position), self.channel_out(channel))
 
     def classify(self, position: Float[Tensor, "b c h w"], channel: Float[Tensor, "b c h w"]) -> HeadOutput:
         """The three classifiers, on the sum of both branches and on each."""
-        position, channel = self.position_out(position), self.channel_out(channel)
         branches = {"position": self.position_classifier(position), "channel": self.channel_classifier(channel)}
         return HeadOutput(self.classifier(position + channel), branches)
 
@@ -63,12 +62,15 @@ class DANetHead(nn.Module):
         """`forward`, and what each branch's map follows from."""
         position, position_trace = self.position.trace(self.position_in(maps[-1]))
         channel, channel_trace = self.channel.trace(self.channel_in(maps[-1]))
-        return self.classify(position, channel), {"position": position_trace, "channel": channel_trace}
+        output = self.classify(self.position_out(position), self.channel_out(channel))
+        return output, {"position": position_trace, "channel": channel_trace}
 
-    def without(self, traces: dict[str, BranchTrace], removed: Bool[Tensor, " n"]) -> HeadOutput:
-        """What was traced, as if no place could look at the places `removed`."""
-        position = self.position.without(traces["position"].features, removed)
-        return self.classify(position, self.channel(traces["channel"].features))
+    def again(
+        self, traces: dict[str, BranchTrace], positions: Iterable[Float[Tensor, "b c h w"]]
+    ) -> Iterator[HeadOutput]:
+        """What was traced, with each of `positions` in place of what position attention gave."""
+        channel = self.channel_out(self.channel(traces["channel"].features))
+        return (self.classify(self.position_out(position), channel) for position in positions)
 
 
 class DRANetHead(nn.Module):
@@ -101,13 +103,13 @@ class DRANetHead(nn.Module):
     def forward(self, maps: Sequence[Float[Tensor, "b _ _ _"]]) -> HeadOutput:
         position = self.position(self.position_in(maps[-1]))
         channel = self.channel(self.channel_in(maps[-1]))
-        return self.classify(position, channel, self.decoder.low(maps[0]))
+        return self.classify(self.position_out(position), self.channel_out(channel), self.decoder.low(maps[0]))
 
     def classify(
         self, position: Float[Tensor, "b c h w"], channel: Float[Tensor, "b c h w"], low: Float[Tensor, "b l H W"]
     ) -> HeadOutput:
-        """Both branches' convolutions, fusion, decoder and classifier."""
-        fused = self.fusion(torch.cat([self.position_out(position), self.channel_out(channel)], dim=1))
+        """Fusion of both branches, decoder and classifier."""
+        fused = self.fusion(torch.cat([position, channel], dim=1))
         return HeadOutput(self.classifier(self.decoder.join(low, fused)), {})
 
     def trace(self, maps: Sequence[Float[Tensor, "b _ _ _"]]) -> tuple[HeadOutput, dict[str, BranchTrace]]:
@@ -116,13 +118,14 @@ class DRANetHead(nn.Module):
         channel, channel_trace = self.channel.trace(self.channel_in(maps[-1]))
         low = self.decoder.low(maps[0])
         traces = {"position": position_trace._replace(low=low), "channel": channel_trace}
-        return self.classify(position, channel, low), traces
+        return self.classify(self.position_out(position), self.channel_out(channel), low), traces
 
-    def without(self, traces: dict[str, BranchTrace], removed: Bool[Tensor, " n"]) -> HeadOutput:
-        """What was traced, as if no place could look at the places `removed`."""
-        position = self.position.without(traces["position"].features, removed)
-        channel = self.channel(traces["channel"].features)
-        return self.classify(position, channel, cast(Tensor, traces["position"].low))
+    def again(
+        self, traces: dict[str, BranchTrace], positions: Iterable[Float[Tensor, "b c h w"]]
+    ) -> Iterator[HeadOutput]:
+        """What was traced, with each of `positions` in place of what position attention gave."""
+        channel, low = self.channel_out(self.channel(traces["channel"].features)), cast(Tensor, traces["position"].low)
+        return (self.classify(self.position_out(position), channel, low) for position in positions)
 
 
 class ContextHead(nn.Module):
@@ -160,9 +163,11 @@ class ContextHead(nn.Module):
         attended, trace = self.attention.trace(self.before(maps[-1]))
         return self.classify(attended), {self.attention.branch: trace}
 
-    def without(self, traces: dict[str, BranchTrace], removed: Bool[Tensor, " n"]) -> HeadOutput:
-        """What the position branch traced, as if no place could look at the places `removed`."""
-        return self.classify(cast(PositionAttention, self.attention).without(traces["position"].features, removed))
+    def again(
+        self, traces: dict[str, BranchTrace], positions: Iterable[Float[Tensor, "b c h w"]]
+    ) -> Iterator[HeadOutput]:
+        """What comes after position attention, for each of `positions` in place of what it gave."""
+        return map(self.classify, positions)
 
 
 class DilatedHead(nn.Module):

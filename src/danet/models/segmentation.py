@@ -1,6 +1,6 @@
 """The whole network: backbone, head, and logits at the input's own size."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
 
@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from danet.config import SMALLEST_SIDE, Head, ModelConfig, validate
 from danet.errors import InputError
-from danet.models.attention import BranchTrace
+from danet.models.attention import Attention, BranchTrace, PositionAttention, places_to_map
 from danet.models.backbone import Anatomy, create_backbone, examine
+from danet.models.compact import CompactPositionAttention
 from danet.models.heads import ContextHead, DANetHead, DRANetHead, FCNHead, HeadOutput, create_head
 
 
@@ -71,7 +72,30 @@ class SegmentationModel(nn.Module):
 
         It runs what comes after the features A alone, and is for heads with position attention.
         """
-        return self.enlarge(cast(DANetHead | DRANetHead | ContextHead, self.head).without(traces, removed).logits, size)
+        position = self._position.without(traces["position"].features, removed)
+        return next(self._again(traces, [position], size))
+
+    def again(
+        self, traces: dict[str, BranchTrace], gathered: Iterable[Float[Tensor, "b n c"]], size: torch.Size
+    ) -> Iterator[Float[Tensor, "b k H W"]]:
+        """The logits of what was traced, at `size`, had position attention gathered each of `gathered` instead of E.
+
+        It runs what comes after that alone, one after the other, and is for heads with position attention.
+        """
+        features, gate = traces["position"].features, self._position.gate
+        positions = (features + gate * places_to_map(one, features) for one in gathered)
+        return self._again(traces, positions, size)
+
+    def _again(
+        self, traces: dict[str, BranchTrace], positions: Iterable[Float[Tensor, "b c h w"]], size: torch.Size
+    ) -> Iterator[Float[Tensor, "b k H W"]]:
+        head = cast(DANetHead | DRANetHead | ContextHead, self.head)
+        return (self.enlarge(output.logits, size) for output in head.again(traces, positions))
+
+    @property
+    def _position(self) -> PositionAttention | CompactPositionAttention:
+        modules = (module for module in self.head.modules() if isinstance(module, Attention))
+        return cast(PositionAttention, next(module for module in modules if module.branch == "position"))
 
     def enlarge(self, logits: Float[Tensor, "b k h w"], size: torch.Size) -> Float[Tensor, "b k H W"]:
         """Logits at the size of a feature map of images of `size`, at `size`."""

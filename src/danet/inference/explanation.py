@@ -65,6 +65,7 @@ def position_view(encoding: Encoding, own: LabelMap) -> PositionView:
     trace = encoding.traces["position"]
     query, key, value, logsumexp = (tensor[0] for tensor in encoding.position)
     features, values = components(trace.features[0].flatten(1).mT, value)
+    mixed = position_attention(query.float(), key.float(), torch.from_numpy(values).to(query.device))
     others = [gate for gate in GATES if gate != 1]
 
     def gathered() -> Iterator[Float[Tensor, "1 n c"]]:
@@ -89,6 +90,7 @@ def position_view(encoding: Encoding, own: LabelMap) -> PositionView:
         pool=None if trace.pool is None else trace.pool.float().cpu().numpy(),
         features=features,
         value=values,
+        gathered=mixed.cpu().numpy(),
         gates=GATES,
         gate_labels=np.stack([labels[gate].labels for gate in GATES]),
         taken_share=TAKEN,
@@ -121,7 +123,9 @@ def components(
 def channel_maps(encoding: Encoding) -> ChannelMaps:
     """Distinct channels, before and after attention, with the five that each draws on most."""
     trace = encoding.traces["channel"]
-    indices = distinct(trace.features[0].flatten(1))
+    features = trace.features[0].flatten(1).float()
+    indices = distinct(features)
+    key = features if trace.key is None else trace.key[0].float()
     views = [encoding.channels(index) for index in indices]
     strongest = [np.argsort(-one.weights, kind="stable")[:5] for one in views]
     grids = np.zeros((0, *trace.grid), np.float32)
@@ -137,6 +141,7 @@ def channel_maps(encoding: Encoding) -> ChannelMaps:
         ],
         before=np.stack([one.before for one in views]) if views else grids,
         after=np.stack([one.after for one in views]) if views else grids,
+        energy=(features[indices] @ key.mT).cpu().numpy(),
     )
 
 

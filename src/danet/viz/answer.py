@@ -43,9 +43,10 @@ class PositionView(NamedTuple):
 
     Keys are the places', or those of windows of places: then each row of `pool` has the same weight on all places of
     its key's window, 1 in all. `span` is how many rows and columns of places the image takes up, `similarity` the mean
-    cosine of pairs of rows of the map. `features` are A and `value` the keys' values by the same three components,
-    both for colours of 0 to 1. `gate_labels` are predicted with `gates` times the gate; `taken` where every place does
-    without the share `taken_share` of its keys, its most attended, and `control` without as many random others.
+    cosine of pairs of rows of the map. `features` are A, `value` the keys' values and `gathered` what the map makes of
+    these, all by the same three components, for colours of 0 to 1. `gate_labels` are predicted with `gates` times the
+    gate; `taken` where every place does without the share `taken_share` of its keys, its most attended, and `control`
+    without as many random others.
     """
 
     gate: float
@@ -59,6 +60,7 @@ class PositionView(NamedTuple):
     pool: Float32[np.ndarray, "m n"] | None
     features: Float32[np.ndarray, "n 3"]
     value: Float32[np.ndarray, "m 3"]
+    gathered: Float32[np.ndarray, "n 3"]
     gates: tuple[float, ...]
     gate_labels: UInt8[np.ndarray, "g h w"]
     taken_share: float
@@ -69,7 +71,8 @@ class PositionView(NamedTuple):
 class ChannelMaps(NamedTuple):
     """Some of the `total` channels of channel attention, before and after it, on its grid.
 
-    `draws_on` has for each of them the channels that it gathers most from, with their weights.
+    `draws_on` has for each of them the channels that it gathers most from, with their weights, `energy` what the
+    weights of all follow from by either rule.
     """
 
     gate: float
@@ -80,6 +83,7 @@ class ChannelMaps(NamedTuple):
     draws_on: list[list[tuple[int, float]]]
     before: Float32[np.ndarray, "k rows columns"]
     after: Float32[np.ndarray, "k rows columns"]
+    energy: Float32[np.ndarray, "k m"]
 
 
 class AttentionView(NamedTuple):
@@ -159,6 +163,7 @@ def _position_tensors(position: PositionView) -> dict[str, np.ndarray]:
         "logsumexp": (position.logsumexp - position.query @ middle).astype("<f4"),
         "features": position.features.astype("<f2"),
         "value": position.value.astype("<f2"),
+        "gathered": position.gathered.astype("<f2"),
         "gate_labels": position.gate_labels,
         "taken_labels": position.taken.labels,
         "taken_confidence": position.taken.confidence,
@@ -207,6 +212,7 @@ def _channel_tensors(channel: ChannelMaps) -> dict[str, np.ndarray]:
     return {
         "channels": bytes_of((channel.before - low) / extent),
         "channels_after": bytes_of((channel.after - low) / extent),
+        "channel_energy": channel.energy.astype("<f4"),
     }
 
 

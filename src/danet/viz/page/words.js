@@ -51,7 +51,7 @@ const ENGLISH = {
   taken_as_is: "with all places",
   taken_after: "without its {count} most attended",
   taken_control: "without {count} others at random",
-  taken_note: "Striped: the {share} of the keys that it attends to most, {weight} of its attention.",
+  taken_note: "Striped: the {share} of all keys that it attends to most, {weight} of its attention. Every other place does without its own.",
   gate: "position gate α = {gate}",
   share: "share ‖αE‖/‖A‖ = {share}",
   shut: "this branch is nearly shut; its map explains little",
@@ -74,48 +74,83 @@ const ENGLISH = {
   model: "{name} · {head} on {backbone}",
   learn_title: "How the ringed place comes by its map",
   learn_names: "write Q, K, V",
-  learn_notation: "{query}, {key} and {value} are query, key and value; i is the ringed place. Point at a picture to choose another, j.",
+  learn_notation:
+    "{query}, {key} and {value} are query, key and value; i is the ringed place. Point at a picture to choose " +
+    "another, j.",
   learn_nothing: "This model has no attention to explain.",
   learn_features_title: "Features",
-  learn_features: "The backbone has cut the picture into {rows} × {columns} places and describes each by C numbers, its features A: places of like colour are alike to the network.",
+  learn_features:
+    "The backbone has cut the picture into {rows} × {columns} places and describes each by C numbers, its features " +
+    "A: places of like colour are alike to the network.",
   learn_features_caption: "A by its first three principal components, as red, green and blue",
   learn_query_title: "Query",
-  learn_query: "The ringed place asks with {depth} numbers, its query {query}, which a 1×1 convolution makes of its features.",
+  learn_query:
+    "The ringed place asks with {depth} numbers, its query {query}, which a 1×1 convolution makes of its features.",
   learn_energy_title: "One dot product",
-  learn_energy: "Place j answers with its key {key}: the {depth} products of their numbers, added up, are the energy e, how well the two fit.",
-  learn_energy_centres: "Centre j, the mean of a window of places, answers with its key {key}: the {depth} products of their numbers, added up, are the energy e, how well the two fit.",
+  learn_energy:
+    "Place j answers with its key {key}: the {depth} products of their numbers, added up, are the energy e, how " +
+    "well the two fit.",
+  learn_energy_centres:
+    "Centre j, the mean of a window of places, answers with its key {key}: the {depth} products of their numbers, " +
+    "added up, are the energy e, how well the two fit.",
   learn_energy_mean: "row’s mean",
-  learn_energy_note: "Keys are drawn less the mean of all {keys}, so the sum is the energy above its row’s mean; softmax does not see the difference.",
+  learn_energy_note:
+    "Keys are drawn less the mean of all {keys}, so the sum is the energy above its row’s mean; softmax does not " +
+    "see the difference.",
   learn_softmax_title: "Softmax",
-  learn_softmax: "Softmax makes of a row’s energies weights S that sum to 1: DANet at a temperature τ of 1, a transformer at √d = √{depth}, where they are more even.",
+  learn_softmax:
+    "Softmax makes of a row’s energies weights S that sum to 1: DANet at a temperature τ of 1, a transformer at √d " +
+    "= √{depth}, where they are more even.",
   learn_mark_danet: "DANet",
   learn_mark_transformer: "transformer",
   learn_count: "≈ {shared} of {places} places share the weight; the most has {most} the average.",
-  learn_softmax_note: "This network was trained at τ = 1: other temperatures show what softmax does with its energies, not what it would have learned. Colours: ¼ × to 64 × the average, logarithmic.",
+  learn_softmax_note:
+    "This network was trained at τ = 1: other temperatures show what softmax does with its energies, not what it " +
+    "would have learned. Colours: ¼ × to 64 × the average, logarithmic.",
   learn_gathered_title: "What is gathered",
   learn_gathered: "The ringed place gathers E, the mean of all values {value} by these weights.",
-  learn_gathered_caption: "E of all places at τ = 1, by the same three components as A, with a zero and a scale of its own",
+  learn_gathered_caption:
+    "E of all places at τ = 1, by the components and in the units of A; grey is the mean of all values",
   learn_gate_title: "The gate",
-  learn_gate: "The gate α, learned from 0, says how much of E is added to the features; here is what the network would label with other gates.",
+  learn_gate:
+    "The gate α, learned from 0, says how much of E is added to the features; here is what the network would label " +
+    "with other gates.",
   learn_gate_share: "α = {gate}: ‖αE‖/‖A‖ = {share}.",
   learn_gate_changed: "{share} of the pixels get another label than with the learned gate.",
   learn_gate_learned: "This is the learned gate.",
   learn_gate_label: "The ringed pixel: {name}.",
   learn_gate_note: "In full colour: another label. The paper calls the sum E.",
   learn_channels_title: "Channels",
-  learn_channels: "Channels gather from channels: the authors’ code weighs those of the lowest energy most, the paper’s text those of the highest.",
+  learn_channels:
+    "Channels gather from channels: the authors’ code weighs those of the lowest energy most, the paper’s text " +
+    "those of the highest.",
   learn_channels_choose: "Channel",
   learn_channels_before: "before",
   learn_channels_after: "after, by this model’s rule",
-  learn_channels_lowest: "lowest energy: the authors’ code looks here",
-  learn_channels_highest: "highest: the paper’s text",
+  learn_channels_lowest: "lowest energy, {energy}: the authors’ code",
+  learn_channels_highest: "highest, {energy}: the paper’s text",
   learn_rule_official: "authors’ code",
   learn_rule_paper: "paper’s text",
-  learn_trained_official: "This model was trained with the authors’ form. The paper’s is worked out from the same energies, to compare; a network trained with it would have others.",
-  learn_trained_paper: "This model was trained with the paper’s form. The authors’ is worked out from the same energies, to compare; a network trained with it would have others.",
+  learn_trained_official:
+    "This model was trained with the authors’ form. The paper’s is worked out from the same energies, to compare; " +
+    "a network trained with it would have others. A is this branch’s own.",
+  learn_trained_paper:
+    "This model was trained with the paper’s form. The authors’ is worked out from the same energies, to compare; " +
+    "a network trained with it would have others. A is this branch’s own.",
   learn_channel: "channel {index}",
   learn_channel_own: "itself, {index}",
   learn_channel_compact: "compact channel {index}",
+  share_menu: "Share",
+  share_card: "Card, 1200 × 630",
+  share_page: "This page as one file",
+  share_map: "Map as a picture",
+  share_json: "Map as numbers, JSON",
+  share_overlay: "Labels over the image",
+  share_labels: "Labels, a PNG of classes",
+  share_making: "Making {file} …",
+  share_saved: "Saved {file}",
+  share_failed: "{file} could not be made: {message}",
+  share_no_picture: "this browser lets no page read its canvas",
 };
 
 const CHINESE = {
@@ -169,7 +204,7 @@ const CHINESE = {
   taken_as_is: "所有位置都在",
   taken_after: "去掉它最关注的 {count} 个",
   taken_control: "随机去掉另外 {count} 个",
-  taken_note: "条纹处：它最关注的 {share} 的键，占其注意力的 {weight}。",
+  taken_note: "条纹处：它最关注的 {share} 的键，占其注意力的 {weight}。其他位置也各自去掉自己的。",
   gate: "位置门控 α = {gate}",
   share: "占比 ‖αE‖/‖A‖ = {share}",
   shut: "这个分支几乎关闭，它的图说明不了什么",
@@ -212,7 +247,7 @@ const CHINESE = {
   learn_softmax_note: "这个网络是在 τ = 1 下训练的：其他温度只表明 softmax 如何处理这些能量，并不表明网络会学成什么样。颜色：平均值的 ¼ 到 64 倍，对数刻度。",
   learn_gathered_title: "汇集到什么",
   learn_gathered: "圈住的位置汇集到 E，即全部值 {value} 按这些权重的平均。",
-  learn_gathered_caption: "τ = 1 时所有位置的 E，与 A 用同样的三个成分，零点和尺度各自选取",
+  learn_gathered_caption: "τ = 1 时所有位置的 E，与 A 用同样的成分和单位；灰色是全部值的均值",
   learn_gate_title: "门控",
   learn_gate: "门控 α 从 0 开始学习，决定把多少 E 加到特征上；下面是门控取其他值时网络会给出的标签。",
   learn_gate_share: "α = {gate}：‖αE‖/‖A‖ = {share}。",
@@ -225,15 +260,26 @@ const CHINESE = {
   learn_channels_choose: "通道",
   learn_channels_before: "之前",
   learn_channels_after: "之后（按本模型的规则）",
-  learn_channels_lowest: "能量最低：作者的代码看这里",
-  learn_channels_highest: "最高：论文的正文",
+  learn_channels_lowest: "能量最低，{energy}：作者的代码",
+  learn_channels_highest: "最高，{energy}：论文的正文",
   learn_rule_official: "作者的代码",
   learn_rule_paper: "论文的正文",
-  learn_trained_official: "这个模型是按作者代码的形式训练的。论文的形式由同样的能量算出，仅作对照；按它训练的网络，能量会不同。",
-  learn_trained_paper: "这个模型是按论文的形式训练的。作者代码的形式由同样的能量算出，仅作对照；按它训练的网络，能量会不同。",
+  learn_trained_official: "这个模型是按作者代码的形式训练的。论文的形式由同样的能量算出，仅作对照；按它训练的网络，能量会不同。这里的 A 是该分支自己的。",
+  learn_trained_paper: "这个模型是按论文的形式训练的。作者代码的形式由同样的能量算出，仅作对照；按它训练的网络，能量会不同。这里的 A 是该分支自己的。",
   learn_channel: "通道 {index}",
   learn_channel_own: "自身（{index}）",
   learn_channel_compact: "压缩通道 {index}",
+  share_menu: "分享",
+  share_card: "卡片，1200 × 630",
+  share_page: "本页，存成一个文件",
+  share_map: "注意力图，图片",
+  share_json: "注意力图，JSON 数值",
+  share_overlay: "图像叠加标签",
+  share_labels: "标签，类别索引 PNG",
+  share_making: "正在生成 {file}…",
+  share_saved: "已保存 {file}",
+  share_failed: "未能生成 {file}：{message}",
+  share_no_picture: "这个浏览器不允许页面读取画布",
 };
 
 /** "zh" for browsers in Chinese, "en" for all others. */
@@ -261,7 +307,7 @@ export function times(value) {
 }
 
 /** A number with its minus sign, in so many decimals. */
-export function signed(value, decimals) {
+export function decimal(value, decimals) {
   const text = value.toFixed(decimals);
   return Number(text) ? text.replace("-", "−") : (0).toFixed(decimals);
 }

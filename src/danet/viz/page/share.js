@@ -1,0 +1,325 @@
+// What can be taken from the page: itself with its answer, a card, the map, the labels, and the map's numbers.
+
+import { labelAt, pixelOf, placeOf } from "./answer.js";
+import { byClass, mapOf } from "./attention.js";
+import { add, button, gateText, sentence, shareText } from "./panel.js";
+import { percent, say } from "./words.js";
+
+const CARD = { width: 1200, height: 630, margin: 48, column: 344, gap: 40 };
+const BARS = 5;
+const OPACITY = 0.55; // of the labels over the image, unless another is chosen
+const WIDE = 640; // pixels at least of a map, so that its caption can be read
+const FACE = "system-ui, -apple-system, 'Segoe UI', sans-serif";
+const HELD = 60_000; // milliseconds that a file is kept for its download
+const SOURCE = document.querySelector("[data-served]") ? null : document.documentElement.outerHTML; // before it lives
+
+/** What can be downloaded, in the order of the menu; `picture` is the map as shown, without ring and pins. */
+export function shares(view, state, picture) {
+  const name = view.name.replace(/\.[^.]*$/, "").replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-|-$/g, "") || "image";
+  const point = view.position ? `${state.x}-${state.y}-${state.direction === "from" ? "looks-at" : "looked-at-by"}` : "labels";
+  const canvas = (draw) => async () => blobOf(await draw());
+  const all = [
+    { key: "share_card", file: `${name}-${point}-card.png`, make: canvas(() => card(view, state, picture)) },
+    { key: "share_page", file: `${name}-attention.html`, make: () => standAlone(view) },
+    { key: "share_map", file: `${name}-${point}-map.png`, make: canvas(() => captioned(view, state, picture)) },
+    { key: "share_json", file: `${name}-${point}.json`, make: async () => json(view, state) },
+    { key: "share_overlay", file: `${name}-overlay.png`, make: canvas(() => overlay(view, state.labels || OPACITY)) },
+    { key: "share_labels", file: `${name}-labels.png`, make: () => labelsPng(view) },
+  ];
+  return all.filter(({ key }) => view.position || !["share_map", "share_json"].includes(key));
+}
+
+/** A button that opens a list of all downloads, in `element`. `current` gives the arguments of `shares`. */
+export function shareMenu(element, current) {
+  const details = add(element, "details");
+  const summary = add(details, "summary", "", say("share_menu"));
+  const list = add(details, "ul");
+  const told = add(details, "p", "told");
+  told.setAttribute("role", "status");
+  const close = () => (details.open = false);
+
+  async function take({ file, make }) {
+    told.textContent = say("share_making", { file });
+    try {
+      save(await make(), file);
+      told.textContent = say("share_saved", { file });
+    } catch (error) {
+      told.textContent = say("share_failed", { file, message: error.message });
+    }
+  }
+
+  details.addEventListener("toggle", () => {
+    list.replaceChildren();
+    told.textContent = "";
+    if (!details.open) return;
+    for (const share of shares(...current())) button(add(list, "li"), "", say(share.key), () => take(share));
+    list.querySelector("button").focus();
+  });
+  details.addEventListener("keydown", (event) => {
+    const buttons = [...list.querySelectorAll("button")];
+    const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+    if (step && details.open) {
+      const next = buttons.indexOf(document.activeElement) + step;
+      buttons.at(next % buttons.length).focus();
+    } else if (event.key === "Escape" && details.open) {
+      close();
+      summary.focus();
+    } else return;
+    event.preventDefault();
+    event.stopPropagation();
+  });
+  document.addEventListener("pointerdown", ({ target }) => details.contains(target) || close());
+}
+
+/** Starts the download of a blob. */
+export function save(blob, file) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(blob);
+  link.download = file;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), HELD);
+}
+
+/** The page as one file that needs no server: the document itself, or the server's with this answer in it. */
+async function standAlone(view) {
+  let source = SOURCE;
+  if (source === null) {
+    const reply = await fetch("stand-alone.html");
+    if (!reply.ok) throw new Error(`${reply.status} ${reply.statusText}`);
+    const page = new DOMParser().parseFromString(await reply.text(), "text/html");
+    const script = page.querySelector("script[type='application/danet']");
+    script.dataset.name = view.name;
+    script.textContent = await base64(await compressed(view.bytes, "gzip"));
+    source = page.documentElement.outerHTML;
+  }
+  return new Blob(["<!doctype html>\n", source, "\n"], { type: "text/html" });
+}
+
+/** The numbers of the map, for a program; `point` is a pixel of the image at its own size. */
+function json(view, state) {
+  const { name, model, grid, span, original_size, size, position, classes } = view;
+  const weights = mapOf(view, state, state.temperature);
+  const shared = byClass(view, weights);
+  const numbers = {
+    name,
+    model,
+    point: originalPixel(view, state),
+    direction: state.direction,
+    temperature: temperatureOf(state),
+    gate: position.gate,
+    share: position.share,
+    label: classes[labelAt(view, state.x, state.y)].name,
+    by_class: Object.fromEntries(classes.map((each, k) => [each.name, shared[k]])),
+    original_size,
+    size,
+    grid,
+    span,
+    weights: Array.from(weights, (weight) => Number(weight.toPrecision(7))),
+  };
+  return new Blob([JSON.stringify(numbers), "\n"], { type: "application/json" });
+}
+
+/** The temperature of the map: only what a place looks at has one. */
+function temperatureOf({ direction, temperature }) {
+  return direction === "from" ? temperature : 1;
+}
+
+/** The pixel (x, y) of the image at its own size that is the state's, or else the middle of its place. */
+function originalPixel(view, { x, y, place }) {
+  const [height, width] = view.original_size;
+  const original = { ...view, height, width };
+  const pixel = [Math.floor(((x + 0.5) * width) / view.width), Math.floor(((y + 0.5) * height) / view.height)];
+  return placeOf(original, ...pixel) === place ? pixel : pixelOf(original, place);
+}
+
+/** What belongs beside every map. */
+function captionOf(view, state) {
+  const { gate, share } = view.position;
+  const lines = [say("gate", { gate: gateText(gate) }), say("share", { share: shareText(share) })];
+  if (share < 0.02) lines.push(say("shut"));
+  if (temperatureOf(state) !== 1) lines.push(`τ = ${state.temperature.toFixed(2)}`);
+  return lines;
+}
+
+/** A picture to post: 1200×630, the map with what it says, never without gate and share. */
+function card(view, state, picture) {
+  const { width, height, margin, column, gap } = CARD;
+  const { canvas, context, ink } = paper(width, height, picture);
+  const room = [width - 2 * margin - column - gap, height - 2 * margin];
+  const factor = Math.min(room[0] / view.width, room[1] / view.height);
+  const [across, down] = [view.width * factor, view.height * factor];
+  context.drawImage(picture, margin, margin, across, down);
+  if (view.position) ring(context, margin + (state.x + 0.5) * factor, margin + (state.y + 0.5) * factor, 13);
+  const left = margin + across + gap;
+  const right = width - margin - left;
+  const weights = mapOf(view, state, state.temperature);
+  const told = sentence(view, state, weights);
+  const below = room[1] - down > 130; // a wide picture: the sentence stands under it
+  let y = margin;
+  if (view.name) y = write(context, view.name, left, y, right, { colour: ink.muted, most: 1 }) + 10;
+  if (below) write(context, told, margin, margin + down + 28, across, { size: 28, weight: 650, most: 4 });
+  else y = write(context, told, left, y, right, { size: right > 420 ? 32 : 26, weight: 650, most: 7 }) + 26;
+  bars(context, view, weights, left, Math.max(y, margin), right, ink);
+  mark(context, width - margin, height - margin, ink);
+  const caption = [...(view.position ? captionOf(view, state) : []), ...(view.model.name ? [view.model.name] : [])];
+  let bottom = height - margin - 26 * caption.length;
+  for (const line of caption) bottom = write(context, line, left, bottom, right - 100, { size: 18, colour: ink.muted, most: 1 });
+  return canvas;
+}
+
+/** The classes that have most of the weight, or of the picture. */
+function bars(context, view, weights, left, top, width, ink) {
+  const shared = Array.from(weights ? byClass(view, weights) : view.area, (share, k) => [share, view.classes[k]]);
+  const shown = shared.sort((a, b) => b[0] - a[0]).slice(0, BARS).filter(([share]) => share >= 0.005);
+  const from = left + Math.min(0.42 * width, 170);
+  shown.forEach(([share, { name, colour }], line) => {
+    const y = top + 38 * line;
+    context.fillStyle = colour;
+    context.fillRect(left, y + 5, 14, 14);
+    write(context, name, left + 24, y, from - left - 32, { size: 19, most: 1 });
+    context.fillStyle = ink.rule;
+    context.fillRect(from, y + 6, left + width - from - 64, 12);
+    context.fillStyle = ink.accent;
+    context.fillRect(from, y + 6, (left + width - from - 64) * share, 12);
+    context.textAlign = "right";
+    write(context, percent(share), left + width, y, Infinity, { size: 19 });
+    context.textAlign = "left";
+  });
+}
+
+/** The map as shown, ringed, and under it what belongs to it. */
+function captioned(view, state, picture) {
+  const factor = Math.ceil(WIDE / view.width);
+  const lines = [`${view.name || say("image")} (${state.x}, ${state.y}) ${say(state.direction === "from" ? "looks_at" : "looked_at_by")}`, captionOf(view, state).join(" · ")];
+  const { canvas, context, ink } = paper(view.width * factor, view.height * factor + 72, picture);
+  context.imageSmoothingEnabled = false;
+  context.drawImage(picture, 0, 0, view.width * factor, view.height * factor);
+  ring(context, (state.x + 0.5) * factor, (state.y + 0.5) * factor, 11);
+  let y = view.height * factor + 10;
+  for (const line of lines) y = write(context, line, 12, y, canvas.width - 24, { size: 17, colour: y > view.height * factor + 10 ? ink.muted : ink.ink, most: 1 }) + 2;
+  return canvas;
+}
+
+/** The image under its predicted classes. */
+async function overlay(view, opacity) {
+  const canvas = Object.assign(document.createElement("canvas"), { width: view.width, height: view.height });
+  const context = canvas.getContext("2d");
+  const palette = paletteOf(view);
+  const layer = new ImageData(view.width, view.height);
+  view.labels.forEach((label, at) => layer.data.set([...palette.subarray(3 * label, 3 * label + 3), 255], 4 * at));
+  context.drawImage(await createImageBitmap(view.picture), 0, 0);
+  context.globalAlpha = opacity;
+  context.drawImage(await createImageBitmap(layer), 0, 0);
+  return canvas;
+}
+
+/** A PNG whose pixels are the indices of the classes and whose palette is their colours, as masks are kept. */
+async function labelsPng(view) {
+  const { width, height, labels } = view;
+  const lines = new Uint8Array(height * (width + 1)); // each begins with a 0: no filter
+  for (let y = 0; y < height; y++) lines.set(labels.subarray(y * width, (y + 1) * width), y * (width + 1) + 1);
+  const header = new Uint8Array([0, 0, 0, 0, 0, 0, 0, 0, 8, 3, 0, 0, 0]); // eight bits a pixel, by palette
+  new DataView(header.buffer).setUint32(0, width);
+  new DataView(header.buffer).setUint32(4, height);
+  const parts = { IHDR: header, PLTE: paletteOf(view), IDAT: await compressed(lines, "deflate"), IEND: new Uint8Array() };
+  const chunks = Object.entries(parts).map(([name, bytes]) => chunk(name, bytes));
+  return new Blob([new Uint8Array([137, 80, 78, 71, 13, 10, 26, 10]), ...chunks], { type: "image/png" });
+}
+
+/** A part of a PNG: length, name, bytes, and a check of the last two. */
+function chunk(name, bytes) {
+  const whole = new Uint8Array(bytes.length + 12);
+  whole.set(new TextEncoder().encode(name), 4);
+  whole.set(bytes, 8);
+  new DataView(whole.buffer).setUint32(0, bytes.length);
+  new DataView(whole.buffer).setUint32(bytes.length + 8, crc32(whole.subarray(4, bytes.length + 8)));
+  return whole;
+}
+
+function crc32(bytes) {
+  let rest = -1;
+  for (const byte of bytes) {
+    rest ^= byte;
+    for (let bit = 0; bit < 8; bit++) rest = (rest >>> 1) ^ (rest & 1 ? 0xedb88320 : 0);
+  }
+  return ~rest;
+}
+
+function paletteOf({ classes }) {
+  return Uint8Array.from(classes.flatMap(({ colour }) => colour.match(/\w\w/g).map((part) => parseInt(part, 16))));
+}
+
+async function compressed(bytes, format) {
+  const stream = new Blob([bytes]).stream().pipeThrough(new CompressionStream(format));
+  return new Uint8Array(await new Response(stream).arrayBuffer());
+}
+
+function base64(bytes) {
+  return new Promise((done, failed) => {
+    const reader = new FileReader();
+    reader.onload = () => done(reader.result.slice(reader.result.indexOf(",") + 1));
+    reader.onerror = () => failed(reader.error);
+    reader.readAsDataURL(new Blob([bytes]));
+  });
+}
+
+function blobOf(canvas) {
+  return new Promise((done, failed) => {
+    canvas.toBlob((blob) => (blob ? done(blob) : failed(new Error(say("share_no_picture")))), "image/png");
+  });
+}
+
+/** A canvas on the page's ground, and its inks as they are where `element` stands. */
+function paper(width, height, element) {
+  const canvas = Object.assign(document.createElement("canvas"), { width, height });
+  const context = canvas.getContext("2d");
+  const style = getComputedStyle(element);
+  const names = ["ground", "ink", "muted", "rule", "accent"];
+  const ink = Object.fromEntries(names.map((name) => [name, style.getPropertyValue(`--${name}`).trim()]));
+  context.fillStyle = ink.ground;
+  context.fillRect(0, 0, width, height);
+  Object.assign(context, { fillStyle: ink.ink, textBaseline: "top", imageSmoothingQuality: "high" });
+  return { canvas, context, ink };
+}
+
+/** Text in lines of at most `width`, the last cut off where there would be more than `most`. Returns where it ends. */
+function write(context, text, x, y, width, { size = 18, weight = 400, colour = null, most = Infinity }) {
+  context.font = `${weight} ${size}px ${FACE}`;
+  if (colour) context.fillStyle = colour;
+  const parts = text.match(/[\u2e80-\uffef]|[^\s\u2e80-\uffef]+\s*/g) ?? [];
+  const lines = [""];
+  for (const part of parts) {
+    if (context.measureText(lines.at(-1) + part.trimEnd()).width > width && lines.at(-1)) lines.push("");
+    lines[lines.length - 1] += part;
+  }
+  const shown = lines.slice(0, most);
+  const fits = (line) => context.measureText(line).width <= width;
+  if (lines.length > most || !fits(shown.at(-1))) {
+    let last = lines.length > most ? `${shown.at(-1)}${lines[most]}` : shown.at(-1);
+    while (last && !fits(`${last}…`)) last = last.slice(0, -1);
+    shown[shown.length - 1] = `${last}…`;
+  }
+  shown.forEach((line, number) => context.fillText(line.trimEnd(), x, y + 1.32 * size * number));
+  return y + 1.32 * size * shown.length;
+}
+
+function ring(context, x, y, radius) {
+  for (const [width, colour] of [[9, "#14161a"], [4, "#fff"]]) {
+    Object.assign(context, { lineWidth: width, strokeStyle: colour });
+    context.beginPath();
+    context.arc(x, y, radius, 0, 2 * Math.PI);
+    context.stroke();
+  }
+}
+
+/** The name, behind a ring, at a lower right corner. */
+function mark(context, right, bottom, ink) {
+  context.textAlign = "right";
+  write(context, "danet", right, bottom - 25, Infinity, { size: 24, weight: 650, colour: ink.ink });
+  context.textAlign = "left";
+  const left = right - context.measureText("danet").width;
+  Object.assign(context, { lineWidth: 4, strokeStyle: ink.accent });
+  context.beginPath();
+  context.arc(left - 16, bottom - 11, 7, 0, 2 * Math.PI);
+  context.stroke();
+}

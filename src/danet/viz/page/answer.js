@@ -61,6 +61,14 @@ export function labelAt({ labels, width }, x, y) {
   return labels[y * width + x];
 }
 
+/** The bytes of an answer as a page holds it: gzip in base64. */
+export async function unpacked(text) {
+  const letters = atob(text);
+  const bytes = new Uint8Array(letters.length);
+  for (let i = 0; i < bytes.length; i++) bytes[i] = letters.charCodeAt(i);
+  return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).arrayBuffer();
+}
+
 /** The header's own JSON, and every tensor: eight bytes of length, a JSON header, then the arrays. */
 function opened(buffer) {
   try {

@@ -92,6 +92,29 @@ export function largest(weights) {
   return weights.reduce((most, weight) => (weight > most ? weight : most), 0);
 }
 
+/**
+ * What `place` does without in the answer's `taken_labels`: the `count` keys with most of its weight, of equal ones the
+ * first; the `weight` that they had; and a mark for each of the `places` that they stand for.
+ */
+export function takenFrom(view, place) {
+  const weights = softmax(energies(view, place));
+  const count = Math.min(Math.max(toEven(view.position.taken * weights.length), 1), Math.floor(weights.length / 2));
+  const least = weights.slice().sort()[weights.length - count];
+  let ties = count - weights.reduce((sum, weight) => sum + (weight > least), 0);
+  const keys = Array.from(weights.keys()).filter((j) => weights[j] > least || (weights[j] === least && ties-- > 0));
+  const places = new Uint8Array(view.places);
+  for (const j of keys) {
+    const [above, below, left, right] = view.windows?.[j] ?? [0, 1, j, j + 1];
+    for (let y = above; y < below; y++) places.fill(1, y * view.grid[1] + left, y * view.grid[1] + right);
+  }
+  return { count, places, weight: keys.reduce((sum, j) => sum + weights[j], 0) };
+}
+
+/** Rounded as Python does: a half to the even neighbour. */
+function toEven(value) {
+  return value % 1 === 0.5 ? 2 * Math.round(value / 2) : Math.round(value);
+}
+
 /** Of 24 places spread over the picture, the one that looks most at classes other than its own, above all rare ones. */
 export function firstPlace(view) {
   const candidates = Array.from({ length: 24 }, (_, i) =>

@@ -1,24 +1,31 @@
 """What an encoding says of a place: its map, how wide and how much its own that is, and what hangs on it."""
 
+import shutil
 from collections import Counter
 from copy import deepcopy
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.numpy import load
 from torch import nn
 
 from danet.data.labels import LabelSpace
 from danet.errors import InputError
 from danet.inference.encoding import Encoding
+from danet.inference.explanation import distinct, nearest
 from danet.inference.prediction import Prediction
 from danet.inference.segmenter import Segmenter
+from danet.inference.segmenter import load as load_segmenter
 from danet.models.attention import BranchTrace
 from danet.models.compact import LEVELS, CompactPositionAttention
 from danet.models.segmentation import create_model
+from danet.ops.taken import position_attention_taken
+from danet.viz.answer import answer, page_size
 from danet.viz.attention_page import attention_page
 from tests.conftest import NAMES
 from tests.models.test_compact import naive as compact_position_attention
@@ -42,6 +49,29 @@ class NaivePosition(nn.Module):
         energy = (query @ key.mT).masked_fill(self.removed, -torch.inf)
         gathered = (energy.softmax(-1) @ value).mT.view_as(features)
         return (features + self.attention.gate * gathered).to(features.dtype)
+
+
+class NaiveTaken(nn.Module):
+    """Position attention by the equations, in float64, where each place does without the keys that `choose` marks."""
+
+    def __init__(self, attention, choose):
+        super().__init__()
+        self.attention, self.choose = deepcopy(attention), choose
+
+    def forward(self, features):
+        compact = isinstance(self.attention, CompactPositionAttention)
+        parts = self.attention.project(features, *([self.attention.pool(features)] if compact else []))
+        query, key, value = (places[0].double() for places in parts)
+        energy = query @ key.mT
+        weights = energy.masked_fill(self.choose(query, key), -torch.inf).softmax(-1)
+        return (features + self.attention.gate * (weights @ value).mT.view_as(features)).to(features.dtype)
+
+
+def most_attended(query, key):
+    """The keys that take the first tenth of each place's map."""
+    energy = query @ key.mT
+    rank = energy.argsort(descending=True).argsort()
+    return rank < round(0.1 * len(key))
 
 
 @pytest.fixture
@@ -273,6 +303,159 @@ def test_take_away_agrees_with_minus_infinity_in_the_equations(tiny, picture, he
     assert min(np.abs(found.after - other).max() for other in (found.before, found.control)) > 5e-3
 
 
+@pytest.fixture(params=["danet", "dranet", "pam"])
+def open_model(request):
+    """A model whose labels hang on what position attention gathers."""
+    torch.manual_seed(4)
+    model = create_model(request.param, "resnet18", len(NAMES), out_indices=(2,), channels=32).eval()
+    attention = model.head.attention if request.param == "pam" else model.head.position
+    with torch.no_grad():
+        attention.query.weight.mul_(1000)
+        attention.gate.fill_(1)
+        model.head.classifier.weight.mul_(100)
+        model.head.classifier.bias.zero_()
+    return model
+
+
+def labelled(model, tiny, picture, attention=None):
+    """What the model predicts, with another position attention."""
+    model = deepcopy(model)
+    if attention is not None:
+        setattr(model.head, "attention" if hasattr(model.head, "attention") else "position", attention)
+    return Segmenter(model, tiny.labels, tiny.preprocess, "cpu", "float32")(picture)
+
+
+def own_attention(model):
+    return model.head.attention if hasattr(model.head, "attention") else model.head.position
+
+
+def same(found, expected):
+    """Labels may differ where two classes are as probable."""
+    return np.mean(found != expected) < 2e-3
+
+
+def test_labels_of_other_gates_are_those_of_a_model_that_has_them(open_model, tiny, picture):
+    position = Segmenter(open_model, tiny.labels, tiny.preprocess, "cpu", "float32").encode(picture).view().position
+    assert position.gates == (0, 0.5, 1, 2, 4)
+    for factor, found in zip(position.gates, position.gate_labels, strict=True):
+        attention = deepcopy(own_attention(open_model))
+        with torch.no_grad():
+            attention.gate.mul_(factor)
+        assert same(found, labelled(open_model, tiny, picture, attention).labels)
+    assert not same(position.gate_labels[0], position.gate_labels[2])
+    assert not same(position.gate_labels[2], position.gate_labels[4])
+
+
+def test_labels_without_each_places_most_attended_keys_agree_with_minus_infinity(open_model, tiny, picture):
+    segmenter = Segmenter(open_model, tiny.labels, tiny.preprocess, "cpu", "float32")
+    view = segmenter.encode(picture).view()
+
+    def others(query, key):
+        _, random = position_attention_taken(query, key, torch.eye(len(key)).double())
+        return random == 0
+
+    assert view.position.taken_share == 0.1
+    for found, choose in ((view.position.taken, most_attended), (view.position.control, others)):
+        expected = labelled(open_model, tiny, picture, NaiveTaken(own_attention(open_model), choose))
+        assert same(found.labels, expected.labels)
+        assert np.abs(found.confidence - 255 * expected.confidence).max() <= 1
+    assert not same(view.position.taken.labels, view.labels)
+
+
+def test_features_and_values_are_drawn_by_the_features_first_three_components(open_model, tiny, picture):
+    seen = []
+    own_attention(open_model).value.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    segmenter = Segmenter(open_model, tiny.labels, tiny.preprocess, "cpu", "float32")
+    encoding = segmenter.encode(picture)
+    trace, position = encoding.traces["position"], encoding.view().position
+    features = trace.features[0].double().flatten(1).T.numpy()
+    value = trace.value[0].double().numpy()
+    centred = features - features.mean(0)
+    directions = np.linalg.svd(centred, full_matrices=False)[2][:3].T
+    directions *= np.sign(directions[np.abs(directions).argmax(0), range(3)])
+    low, high = np.quantile(centred @ directions, [0.01, 0.99], axis=0)
+    assert np.allclose(position.features, (centred @ directions - low) / (high - low), atol=1e-4)
+    expected = (value - value.mean(0)) @ directions / (high - low) + 0.5
+    assert np.allclose(position.value, expected, atol=1e-4)
+    weights = position_map(trace.query[0].double(), trace.key[0].double()).numpy()
+    assert np.allclose(position.gathered, weights @ expected, atol=1e-4)
+    # A sum that the map weighs is what is gathered, by the same components.
+    assert np.allclose(weights @ expected, (weights @ value - value.mean(0)) @ directions / (high - low) + 0.5)
+
+
+def test_at_most_twelve_channels_are_shown_and_no_two_alike():
+    generator = torch.Generator().manual_seed(0)
+    own = torch.randn(20, 500, generator=generator) * torch.linspace(1, 20, 20)[:, None]
+    near = 0.5 * own + 0.1 * torch.randn(20, 500, generator=generator)
+    assert distinct(torch.cat([near, -own, torch.ones(3, 500)])) == [*range(39, 27, -1)]
+    assert distinct(torch.cat([near[:2], own[:2], torch.ones(3, 500)])) == [3, 2]
+    assert distinct(torch.ones(3, 500)) == [0]
+
+
+@pytest.mark.parametrize("head", ["danet", "dranet", "cam"])
+def test_channels_shown_are_those_of_the_encoding(tiny, picture, head):
+    torch.manual_seed(0)
+    model = create_model(head, "resnet18", len(NAMES), out_indices=(2,), channels=32).eval()
+    encoding = Segmenter(model, tiny.labels, tiny.preprocess, "cpu", "float32").encode(picture)
+    trace, shown = encoding.traces["channel"], encoding.view().channel
+    features = trace.features[0].double().flatten(1)
+    key = features if trace.key is None else trace.key[0].double()
+    assert (shown.total, shown.rule, shown.gate) == (32, "official", 0)
+    assert 1 < len(shown.indices) <= 12
+    energy = features[shown.indices] @ key.T
+    assert np.allclose(shown.energy, energy.numpy(), rtol=1e-5)
+    for number, index in enumerate(shown.indices):
+        one = encoding.channels(index)
+        assert np.array_equal(shown.before[number], one.before)
+        assert np.array_equal(shown.after[number], one.after)
+        weights = (-energy[number]).softmax(0)
+        assert [weight for _, weight in shown.draws_on[number]] == sorted(one.weights, reverse=True)[:5]
+        assert all(weights[other].item() == pytest.approx(weight, abs=1e-4) for other, weight in shown.draws_on[number])
+
+
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 60))
+def test_a_pixel_of_the_page_is_the_nearest_of_the_image(height, width, side):
+    maps = torch.arange(height * width).view(1, height, width)
+    found = nearest(maps, (side, width))[0]
+    for y, line in enumerate(found):
+        middle = (y + Fraction(1, 2)) * height / side
+        assert torch.equal(line, maps[0, int(middle)])
+    assert torch.equal(nearest(maps, (height, side))[0].mT, nearest(maps.mT, (side, height))[0])
+
+
+@pytest.mark.parametrize("head", ["danet", "dranet", "pam", "cam", "fcn"])
+def test_an_answer_tells_of_the_branches_that_a_model_has(tiny, head):
+    model = create_model(head, "resnet18", len(NAMES), out_indices=(2,), channels=8)
+    segmenter = Segmenter(model, tiny.labels, tiny.preprocess, "cpu", "float32")
+    for height, width in ((32, 32), (33, 1500)):
+        encoding = segmenter.encode(np.zeros((height, width, 3), np.uint8))
+        view, body = encoding.view(), answer(encoding.view())
+        assert view.labels.shape == page_size(height, width, (1, 1))
+        assert (view.position is not None) == (head in ("danet", "dranet", "pam"))
+        assert (view.channel is not None) == (head in ("danet", "dranet", "cam"))
+        assert ("query" in load(body)) == (view.position is not None)
+        assert body == answer(segmenter.encode(np.zeros((height, width, 3), np.uint8)).view())
+
+
+def test_an_image_of_a_single_place_has_a_view(tiny):
+    model = create_model("pam", "resnet18", len(NAMES), output_stride=32, channels=8)
+    encoding = Segmenter(model, tiny.labels, tiny.preprocess, "cpu", "float32").encode(np.zeros((32, 32, 3), np.uint8))
+    view = encoding.view()
+    assert view.position.grid == (1, 1)
+    assert view.position.similarity == 1
+    assert np.array_equal(view.position.taken.labels, view.labels)
+
+
+def test_a_view_says_which_model_it_is_of(tiny_folder, tmp_path, picture):
+    (tmp_path / "street").mkdir()
+    shutil.copytree(tiny_folder, tmp_path / "street" / "best")
+    assert load_segmenter(tiny_folder, "cpu").encode(picture).view().model == ("tiny", "danet", "resnet18", "")
+    assert load_segmenter(tmp_path / "street" / "best", "cpu").facts.name == "street"
+    toy = load_segmenter(None, "cpu").encode(picture).view().model
+    assert toy[:3] == load_segmenter("street-tiny", "cpu").facts[:3] == ("street-tiny", "danet", "resnet18")
+    assert "toy" in toy.note
+
+
 def test_a_shut_gate_makes_taking_away_do_nothing(segmenter, picture):
     nn.init.zeros_(segmenter.model.head.position.gate)
     _, _, before, after, control = segmenter.encode(picture).take_away(AT)
@@ -323,7 +506,7 @@ def test_the_page_is_one_file_that_names_the_image(encoding, tmp_path):
     path = encoding.save_html(tmp_path / "pages" / "a.html", "Straße.png")
     assert path == tmp_path / "pages" / "a.html"
     assert path.read_text(encoding="utf-8") == attention_page(
-        encoding.view("Straße.png"), "What the pixels of Straße.png attend to"
+        [encoding.view("Straße.png")], "What the pixels of Straße.png attend to"
     )
     assert list(path.parent.iterdir()) == [path]
 

@@ -48,7 +48,7 @@ def view(encoding: Encoding, name: str) -> AttentionView:
 def nearest(maps: Float[Tensor, "k H W"], size: tuple[int, int]) -> Float[Tensor, "k h w"]:
     """Maps at `size`, each pixel of which has the value of the pixel nearest to it."""
     rows, columns = (
-        torch.from_numpy(((np.arange(side) + 0.5) * whole / side).astype(int))
+        (2 * torch.arange(side, device=maps.device) + 1) * whole // (2 * side)
         for side, whole in zip(size, maps.shape[1:], strict=True)
     )
     return maps[:, rows[:, None], columns]
@@ -108,7 +108,7 @@ def components(
     their mean at 0.5: they may lie elsewhere than the features, and as rows of S sum to 1, Σ S·value is still what is
     gathered, moved by as much.
     """
-    points, values = (tensor.double().cpu() for tensor in (features, value))
+    points, values = (tensor.cpu().double() for tensor in (features, value))
     points = points - points.mean(0)
     directions = torch.linalg.eigh(points.mT @ points).eigenvectors[:, -3:].flip(1)
     # An eigenvector's sign is arbitrary: its largest part is positive.
@@ -123,38 +123,39 @@ def components(
 def channel_maps(encoding: Encoding) -> ChannelMaps:
     """Distinct channels, before and after attention, with the five that each draws on most."""
     trace = encoding.traces["channel"]
-    features = trace.features[0].flatten(1).float()
+    features = trace.features[0].float().flatten(1)
     indices = distinct(features)
-    key = features if trace.key is None else trace.key[0].float()
     views = [encoding.channels(index) for index in indices]
+    key = features if trace.key is None else trace.key[0].float()
     strongest = [np.argsort(-one.weights, kind="stable")[:5] for one in views]
-    grids = np.zeros((0, *trace.grid), np.float32)
     return ChannelMaps(
         gate=trace.gate,
         share=trace.share.item(),
         rule=str(trace.rule),
-        total=trace.features.shape[1],
+        total=len(features),
         indices=indices,
         draws_on=[
             [(int(index), float(one.weights[index])) for index in most]
             for one, most in zip(views, strongest, strict=True)
         ],
-        before=np.stack([one.before for one in views]) if views else grids,
-        after=np.stack([one.after for one in views]) if views else grids,
-        energy=(features[indices] @ key.mT).cpu().numpy(),
+        energy=(features[indices].cpu().double() @ key.cpu().double().mT).float().numpy(),
+        before=np.stack([one.before for one in views]),
+        after=np.stack([one.after for one in views]),
     )
 
 
 def distinct(channels: Float[Tensor, "c n"]) -> list[int]:
-    """At most twelve channels, those that vary most first, none of which correlates with another by 0.7 or more."""
-    centred = channels.double().cpu()
+    """At most twelve channels, those that vary most first, none of which correlates with another by 0.7 or more.
+
+    The one that varies most is there even where none varies.
+    """
+    centred = channels.cpu().double()
     centred = centred - centred.mean(1, keepdim=True)
     norms = centred.norm(dim=1)
     unit = centred / norms.clamp_min(torch.finfo(torch.float64).tiny)[:, None]
-    chosen: list[int] = []
-    for index in norms.argsort(descending=True, stable=True).tolist():
-        if len(chosen) == CHANNELS or norms[index] == 0:
-            break
-        if all(abs(unit[other] @ unit[index]) < ALIKE for other in chosen):
+    first, *others = norms.argsort(descending=True, stable=True).tolist()
+    chosen = [first]
+    for index in others:
+        if len(chosen) < CHANNELS and norms[index] > 0 and (unit[chosen] @ unit[index]).abs().max() < ALIKE:
             chosen.append(index)
     return chosen

@@ -81,9 +81,9 @@ class ChannelMaps(NamedTuple):
     total: int
     indices: list[int]
     draws_on: list[list[tuple[int, float]]]
+    energy: Float32[np.ndarray, "k c"]
     before: Float32[np.ndarray, "k rows columns"]
     after: Float32[np.ndarray, "k rows columns"]
-    energy: Float32[np.ndarray, "k m"]
 
 
 class AttentionView(NamedTuple):
@@ -101,10 +101,6 @@ class AttentionView(NamedTuple):
     model: ModelFacts
     position: PositionView | None
     channel: ChannelMaps | None
-
-    def __getattr__(self, name: str) -> Any:
-        """What the page of before reads of position attention."""
-        return getattr(self[AttentionView._fields.index("position")], name)
 
 
 def page_size(height: int, width: int, grid: tuple[int, int]) -> tuple[int, int]:

@@ -385,7 +385,7 @@ def test_features_and_values_are_drawn_by_the_features_first_three_components(op
 
 def test_at_most_twelve_channels_are_shown_and_no_two_alike():
     generator = torch.Generator().manual_seed(0)
-    own = torch.randn(20, 500, generator=generator) * torch.linspace(1, 20, 20)[:, None]
+    own = torch.randn(20, 500, generator=generator) * 1.2 ** torch.arange(20)[:, None]
     near = 0.5 * own + 0.1 * torch.randn(20, 500, generator=generator)
     assert distinct(torch.cat([near, -own, torch.ones(3, 500)])) == [*range(39, 27, -1)]
     assert distinct(torch.cat([near[:2], own[:2], torch.ones(3, 500)])) == [3, 2]

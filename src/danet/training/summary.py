@@ -17,7 +17,8 @@ from danet.evaluation.evaluate import Report, evaluate
 from danet.inference.segmenter import Segmenter, load
 from danet.training.data import context_region, open_val
 from danet.training.record import read_record
-from danet.viz.attention_page import AttentionView, figure
+from danet.viz.answer import AttentionView
+from danet.viz.attention_page import figure
 from danet.viz.overlay import overlay
 from danet.viz.report import ReportData, RunScores, Triple, WorstImage, write_report
 from danet.viz.text import duration
@@ -116,7 +117,7 @@ def attention_views(dataset: Dataset, indices: Sequence[int], segmenter: Segment
         if "position" not in encoding.traces:
             break
         view = encoding.view(Path(dataset.items[index].name).name)
-        room -= len(figure(view))
+        room -= len(figure([view]))
         if views and room < 0:
             break
         views.append(view)

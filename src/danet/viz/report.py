@@ -22,7 +22,9 @@ from PIL import Image
 from danet.data.labels import IGNORE_INDEX, LabelSpace
 from danet.files import written_aside
 from danet.models.attention import SIGNS
-from danet.viz.attention_page import AttentionView, figure, jpeg_uri, page_file, policy
+from danet.viz.answer import AttentionView
+from danet.viz.answer import jpeg as jpeg_file
+from danet.viz.attention_page import figure, policy, script, style
 from danet.viz.curves import Points, chart
 
 PICTURE_WIDTH = 480
@@ -93,8 +95,7 @@ def render(data: ReportData) -> str:
         data=data,
         style=Markup(here.joinpath("report.css").read_text("utf-8")),
         policy=policy(scripted=bool(data.attention)),
-        page_file=page_file,
-        attention=[figure(view) for view in data.attention],
+        attend={"style": style(), "figure": figure(data.attention), "script": script()} if data.attention else None,
         runs=list(data.scores),
         headline=headline(data.scores),
         classes=class_rows(data.scores, data.labels),
@@ -201,7 +202,8 @@ def percent(share: float | None) -> str:
 
 def jpeg(picture: Image.Image) -> str:
     """The picture, at most 480 pixels wide, as a data URI."""
-    return jpeg_uri(_fit(picture.convert("RGB"), Image.Resampling.LANCZOS))
+    file = jpeg_file(_fit(picture.convert("RGB"), Image.Resampling.LANCZOS))
+    return f"data:image/jpeg;base64,{b64encode(file).decode()}"
 
 
 def label_png(indices: UInt8[np.ndarray, "h w"], labels: LabelSpace) -> str:

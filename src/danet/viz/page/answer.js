@@ -21,7 +21,7 @@ export function decode(buffer) {
     view.depth = view.query.length / view.places;
     for (const name of ["query", "key"]) view[`${name}_rest`].forEach((rest, i) => (view[name][i] += rest));
   }
-  view.area = shares(view.labels, view.classes.length);
+  view.area = areas(view.labels, view.classes.length);
   view.mixture = mixture(view);
   return view;
 }
@@ -100,7 +100,7 @@ const HALVES = Float32Array.from({ length: 65536 }, (_, code) => {
   return sign * 2 ** (Math.max(exponent, 1) - 25) * (fraction + (exponent ? 1024 : 0));
 });
 
-function shares(labels, classes) {
+function areas(labels, classes) {
   const found = new Float64Array(classes);
   for (const label of labels) found[label] += 1 / labels.length;
   return found;

@@ -5,6 +5,7 @@ import { column, firstPlace, mapOf, row, takenFrom } from "./attention.js";
 import { learn } from "./learn.js";
 import { add, button, createPanel, sentence, sure } from "./panel.js";
 import { askAnswer, askAttention, askModel, Refusal, shrunk } from "./server.js";
+import { save, shareMenu, shares } from "./share.js";
 import { createStage, PINS } from "./stage.js";
 import { language, percent, say } from "./words.js";
 
@@ -33,6 +34,7 @@ export async function mount(element, sources) {
   spoken.setAttribute("aria-live", "polite");
   const actions = add(bar, "div", "actions");
   const lessonButton = button(actions, "toggle", say("lesson"), () => teach(!state.learn));
+  shareMenu(add(actions, "div", "share"), current);
   const tabs = [];
   let stages = [];
   let update = null;
@@ -101,6 +103,19 @@ export async function mount(element, sources) {
       change({ ...pins[number], pair: [...pair.filter((other) => other !== number), number].slice(-2) });
     },
   };
+
+  /** What can be shared: the view, the state, and the picture that is pointed at. */
+  function current() {
+    const active = state.beside ? points().findIndex(({ number }) => number === state.pair.at(-1)) : 0;
+    return [state.view, state, stages[active].canvas];
+  }
+
+  /** Saves the map as a picture, or the labels of a model without maps. */
+  async function download() {
+    const found = shares(...current());
+    const { make, file } = found.find(({ key }) => key === (state.view.position ? "share_map" : "share_overlay"));
+    save(await make(), file);
+  }
 
   /** Opens the lesson below the picture, or closes it. */
   function teach(open) {
@@ -225,6 +240,7 @@ export async function mount(element, sources) {
   element.addEventListener("keydown", (event) => {
     if (!state.view || event.altKey || event.ctrlKey || event.metaKey) return;
     if (event.key === "l") teach(!state.learn);
+    if (event.key === "d") download();
   });
   await openAddress();
 

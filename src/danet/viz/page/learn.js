@@ -185,6 +185,9 @@ export function learn(element, view, state, change) {
       const count = view.channel_energy.length / maps.length;
       const energy = view.channel_energy.subarray(k * count, (k + 1) * count);
       drawTicks(find(".ticks"), energy);
+      for (const [end, value] of Object.entries({ lowest: Math.min(...energy), highest: Math.max(...energy) })) {
+        write(`.${end}`, say(`learn_channels_${end}`, { energy: whole(value) }));
+      }
       const weights = { official: softmax(energy.map((each) => -each)), paper: softmax(energy) };
       for (const [rule, each] of Object.entries(weights)) list(find(`.rule-${rule} ol`), each, maps[k].index);
     }
@@ -265,53 +268,55 @@ function size(values) {
   return values.reduce((most, value) => Math.max(most, Math.abs(value)), 1e-30);
 }
 
-// Equations, in MathML; letters have the colours of what they stand for.
+// Equations; letters have the colours of what they stand for.
 
-function letter(kind, [base, prime], index = "") {
-  const [tag, indices] = [`class="of-${kind}"`, [...index].map((each) => `<mi>${each}</mi>`).join("")];
-  if (!index) return prime ? `<msup ${tag}><mi>${base}</mi><mo>${prime}</mo></msup>` : `<mi ${tag}>${base}</mi>`;
-  if (prime) return `<msubsup ${tag}><mi>${base}</mi><mrow>${indices}</mrow><mo>${prime}</mo></msubsup>`;
-  return `<msub ${tag}><mi>${base}</mi><mrow>${indices}</mrow></msub>`;
+function letter(kind, name, index = "") {
+  return `<var class="of-${kind}">${name}${index && `<sub>${index}</sub>`}</var>`;
 }
 
-function sum(index, term, upper) {
-  const below = `<mo>∑</mo><mrow>${index}</mrow>`;
-  return (upper ? `<munderover>${below}<mi>${upper}</mi></munderover>` : `<munder>${below}</munder>`) + term;
+function sum(below, term, above = "") {
+  return `<span class="sum"><i>${above}</i>∑<i>${below}</i></span>${term}`;
 }
 
 function equations({ query, key, value }, { channel, channel_energy }) {
-  const [is, plus] = ["<mo>=</mo>", "<mo>+</mo>"];
   const features = letter("features", "A", "i");
-  const power = (index) => `<mrow><mi>exp</mi><mo>(</mo>${letter("weight", "e", index)}<mo>/</mo><mi>τ</mi><mo>)</mo></mrow>`;
+  const power = (index) => `exp(${letter("weight", "e", index)}/<var>τ</var>)`;
   const keys = channel && channel_energy.length < channel.maps.length * channel.total ? "K" : "A"; // compact ones are not A
   const energy = letter("weight", "e", "ab");
-  const rule = (inner) => `${letter("weight", "X", "ab")}${is}<msub><mi>softmax</mi><mi>b</mi></msub><mo>(</mo>${inner}<mo>)</mo>`;
+  const rule = (inner) => `${letter("weight", "X", "ab")} = softmax<sub>b</sub>(${inner})`;
+  const weighted = letter("weight", "S", "ij") + letter("value", value, "j");
+  const products = letter("query", query, "ik") + letter("key", key, "jk");
+  const places = letter("features", "A", "an") + letter("features", keys, "bn");
   return {
-    features: `${features}<mo>∈</mo><msup><mi>ℝ</mi><mi>C</mi></msup>${channel ? `<mo>,</mo><mi>C</mi>${is}<mn>${channel.total}</mn>` : ""}`,
-    query: `${letter("query", query, "i")}${is}<msub><mi>W</mi><mi>${query}</mi></msub>${features}${plus}<msub><mi>b</mi><mi>${query}</mi></msub>`,
-    energy: `${letter("weight", "e", "ij")}${is}${letter("query", query, "i")}<mo>·</mo>${letter("key", key, "j")}${is}` +
-      sum(`<mi>k</mi><mo>=</mo><mn>1</mn>`, `${letter("query", query, "ik")}${letter("key", key, "jk")}`, "d"),
-    softmax: `${letter("weight", "S", "ij")}${is}<mfrac>${power("ij")}<mrow>${sum("<mi>l</mi>", power("il"))}</mrow></mfrac>`,
-    gathered: letter("gathered", "E", "i") + is + sum("<mi>j</mi>", letter("weight", "S", "ij") + letter("value", value, "j")),
-    gate: `${features}${plus}<mi>α</mi>${letter("gathered", "E", "i")}`,
-    channels: letter("weight", "e", "ab") + is + sum("<mi>n</mi>", letter("features", "A", "an") + letter("features", keys, "bn")),
-    official: rule(`<munder><mi>max</mi><mi>c</mi></munder>${letter("weight", "e", "ac")}<mo>−</mo>${energy}`),
+    features: `${features} ∈ ℝ<sup>C</sup>${channel ? `, <var>C</var> = ${channel.total}` : ""}`,
+    query: `${letter("query", query, "i")} = <var>W<sub>${query}</sub></var>${features} + <var>b<sub>${query}</sub></var>`,
+    energy: `${letter("weight", "e", "ij")} = ${letter("query", query, "i")} · ${letter("key", key, "j")} = ${sum("k", products)}`,
+    softmax: `${letter("weight", "S", "ij")} = <span class="fraction"><span>${power("ij")}</span><i>/</i>
+      <span>∑<sub>l</sub> ${power("il")}</span></span>`,
+    gathered: `${letter("gathered", "E", "i")} = ${sum("j", weighted)}`,
+    gate: `${features} + <var>α</var>${letter("gathered", "E", "i")}`,
+    channels: `${energy} = ${sum("n", places)}`,
+    official: rule(`max<sub>c</sub> ${letter("weight", "e", "ac")} − ${energy}`),
     paper: rule(energy),
   };
+}
+
+/** An equation in a line of text, for those who hear it. */
+function spoken(markup) {
+  return markup.replace(/<su[bp]>/g, "_").replace(/<[^>]+>/g, "").replace(/\s+/g, " ");
 }
 
 /** The steps that this view has, as markup; all that is put in comes from this file or words.js. */
 function steps(view, letters) {
   const { position, channel, depth } = view;
   const maths = equations(letters, view);
-  const math = (name) => `<p class="equation"><math displaystyle="true">${maths[name]}</math></p>`;
-  const small = (markup) => `<math>${markup}</math>`;
+  const math = (name) => `<p class="equation" role="math" aria-label="${spoken(maths[name])}">${maths[name]}</p>`;
   const plate = (kinds, more = "") => `<div class="plate ${kinds}"><canvas></canvas>${more}</div>`;
   const ring = `<i class="ring"></i>`;
   const both = `<i class="spot"></i>${ring}`;
   const chart = (kind, of) => `<svg class="chart bars-${kind}" viewBox="0 -1 ${depth} 2" preserveAspectRatio="none"
     aria-hidden="true"><path class="axis" d="M0 0H${depth}"/><path class="of-${of}"/></svg>`;
-  const legend = (name, index, kind) => `<span class="legend"><i class="swatch-${kind}"></i>${small(letter(kind, name, index))}</span>`;
+  const legend = (name, index, kind) => `<span class="legend"><i class="swatch-${kind}"></i>${letter(kind, name, index)}</span>`;
   const values = { ...letters, depth, rows: view.grid[0], columns: view.grid[1], keys: position && view.key.length / depth };
   const root = depth && `√${depth}`;
   const mark = (value, name, label) => `<button type="button" value="${value}"><b>${name}</b>${say(label)}</button>`;
@@ -320,11 +325,11 @@ function steps(view, letters) {
   const thumb = ({ index }) => `<label><input type="radio" name="channel"><canvas></canvas><span>${index}</span></label>`;
   const pictures = {
     features: () => plate("of-places pointed", both) + `<p class="caption">${legend("A", "i", "features")}${say("learn_features_caption")}</p>`,
-    query: () => chart("query", "query") + `<p class="caption">${small(letter("query", letters.query, "i"))} <output></output></p>`,
-    energy: () => plate("pointed", both) + `<div class="charts">${small(letter("query", letters.query, "i"))}${chart("query", "query")}
-      ${small(letter("key", letters.key, "j"))}${chart("key", "key")}<span>×</span>${chart("product", "weight")}</div>
-      <p class="result" aria-live="polite">${small(letter("weight", "e", "ij"))} = ${say("learn_energy_mean")} <b class="energy-above"></b>,
-      ${small(letter("weight", "S", "ij"))} = <b class="energy-weight"></b> (<span class="energy-times"></span>)</p>
+    query: () => chart("query", "query") + `<p class="caption">${letter("query", letters.query, "i")} <output></output></p>`,
+    energy: () => plate("pointed", both) + `<div class="charts">${letter("query", letters.query, "i")}${chart("query", "query")}
+      ${letter("key", letters.key, "j")}${chart("key", "key")}<span>×</span>${chart("product", "weight")}</div>
+      <p class="result" aria-live="polite">${letter("weight", "e", "ij")} = ${say("learn_energy_mean")} <b class="energy-above"></b>,
+      ${letter("weight", "S", "ij")} = <b class="energy-weight"></b> (<span class="energy-times"></span>)</p>
       <p class="caption">${say("learn_energy_note", values)}</p>`,
     softmax: () => `${plate("of-places pointed", both)}<div class="slider">
       <input type="range" class="heat" aria-label="τ" min="${COLDEST}" max="${hottest(view)}" step="${TICK}">
@@ -337,13 +342,12 @@ function steps(view, letters) {
     gate: () => `${plate("", ring)}<form class="stops" role="radiogroup" aria-label="α">${position.gates.map(stop).join("")}</form>
       <p class="result"><span class="gate-share"></span> <span class="gate-changed"></span></p>
       <p class="caption"><span class="gate-label"></span> ${say("learn_gate_note")}</p>`,
-    channels: () => `<p class="caption">${say(`learn_trained_${channel.rule}`)}</p></div>
-      <div class="seen"><form class="thumbs" role="radiogroup" aria-label="${say("learn_channels_choose")}">
+    channels: () => `<form class="thumbs" role="radiogroup" aria-label="${say("learn_channels_choose")}">
       ${channel.maps.map(thumb).join("")}</form><div class="pair">
       <div class="channel-before">${plate("of-places")}<p class="caption">${say("learn_channels_before")}</p></div>
       <div class="channel-after">${plate("of-places")}<p class="caption">${say("learn_channels_after")}</p></div></div></div>
-      <div class="rules"><svg class="ticks" viewBox="0 0 1000 30" preserveAspectRatio="none" aria-hidden="true"><path/></svg>
-      <p class="caption ends"><span>${say("learn_channels_lowest")}</span><span>${say("learn_channels_highest")}</span></p>
+      <p class="caption note">${say(`learn_trained_${channel.rule}`)}</p><div class="rules"><svg class="ticks" viewBox="0 0 1000 30" preserveAspectRatio="none" aria-hidden="true"><path/></svg>
+      <p class="caption ends"><span class="lowest"></span><span class="highest"></span></p>
       ${["official", "paper"].map((rule) => `<div class="rule-${rule}"><h4>${say(`learn_rule_${rule}`)}</h4>${math(rule)}<ol></ol></div>`).join("")}`,
   };
   const shown = Object.keys(pictures).filter((name) => (name === "channels" ? channel?.maps.length : position));

@@ -134,6 +134,7 @@ function originalPixel(view, { x, y, place }) {
 
 /** What belongs beside every map. */
 function captionOf(view, state) {
+  if (!view.position) return [];
   const { gate, share } = view.position;
   const lines = [say("gate", { gate: gateText(gate) }), say("share", { share: shareText(share) })];
   if (share < 0.02) lines.push(say("shut"));
@@ -144,7 +145,7 @@ function captionOf(view, state) {
 /** A picture to post: 1200×630, the map with what it says, never without gate and share. */
 function card(view, state, picture) {
   const { width, height, margin, column, gap } = CARD;
-  const { canvas, context, ink } = paper(width, height, picture);
+  const { canvas, context, inks } = paper(width, height, picture);
   const room = [width - 2 * margin - column - gap, height - 2 * margin];
   const factor = Math.min(room[0] / view.width, room[1] / view.height);
   const [across, down] = [view.width * factor, view.height * factor];
@@ -154,49 +155,51 @@ function card(view, state, picture) {
   const right = width - margin - left;
   const weights = mapOf(view, state, state.temperature);
   const told = sentence(view, state, weights);
-  const below = room[1] - down > 130; // a wide picture: the sentence stands under it
-  let y = margin;
-  if (view.name) y = write(context, view.name, left, y, right, { colour: ink.muted, most: 1 }) + 10;
-  if (below) write(context, told, margin, margin + down + 28, across, { size: 28, weight: 650, most: 4 });
-  else y = write(context, told, left, y, right, { size: right > 420 ? 32 : 26, weight: 650, most: 7 }) + 26;
-  bars(context, view, weights, left, Math.max(y, margin), right, ink);
-  mark(context, width - margin, height - margin, ink);
-  const caption = [...(view.position ? captionOf(view, state) : []), ...(view.model.name ? [view.model.name] : [])];
-  let bottom = height - margin - 26 * caption.length;
-  for (const line of caption) bottom = write(context, line, left, bottom, right - 100, { size: 18, colour: ink.muted, most: 1 });
+  const bold = { colour: inks.ink, weight: 650, most: 7 };
+  let y = margin - 4;
+  if (room[1] - down > 150) write(context, told, margin, margin + down + 24, across, { ...bold, size: 28, most: 4 });
+  else y = write(context, told, left, y, right, { ...bold, size: right > 420 ? 32 : 26 }) + 26;
+  bars(context, view, weights, left, y, right, inks);
+  const caption = [view.name, ...captionOf(view, state), view.model.name].filter((line) => line);
+  let bottom = height - margin - 24 * caption.length + 4;
+  const low = right - 120; // beside the mark
+  for (const line of caption) bottom = write(context, line, left, bottom, low, { size: 18, colour: inks.muted });
+  mark(context, width - margin, height - margin, inks);
   return canvas;
 }
 
 /** The classes that have most of the weight, or of the picture. */
-function bars(context, view, weights, left, top, width, ink) {
+function bars(context, view, weights, left, top, width, inks) {
   const shared = Array.from(weights ? byClass(view, weights) : view.area, (share, k) => [share, view.classes[k]]);
   const shown = shared.sort((a, b) => b[0] - a[0]).slice(0, BARS).filter(([share]) => share >= 0.005);
-  const from = left + Math.min(0.42 * width, 170);
+  const from = left + Math.min(0.42 * width, 190);
+  const length = left + width - from - 62;
   shown.forEach(([share, { name, colour }], line) => {
-    const y = top + 38 * line;
-    context.fillStyle = colour;
-    context.fillRect(left, y + 5, 14, 14);
-    write(context, name, left + 24, y, from - left - 32, { size: 19, most: 1 });
-    context.fillStyle = ink.rule;
-    context.fillRect(from, y + 6, left + width - from - 64, 12);
-    context.fillStyle = ink.accent;
-    context.fillRect(from, y + 6, (left + width - from - 64) * share, 12);
-    context.textAlign = "right";
-    write(context, percent(share), left + width, y, Infinity, { size: 19 });
-    context.textAlign = "left";
+    const y = top + 36 * line;
+    const fill = (style, x, y, across, down) => {
+      context.fillStyle = style;
+      context.fillRect(x, y, across, down);
+    };
+    fill(inks.muted, left - 1, y + 2, 16, 16);
+    fill(colour, left, y + 3, 14, 14);
+    fill(inks.rule, from, y + 4, length, 12);
+    fill(inks.accent, from, y + 4, length * share, 12);
+    write(context, name, left + 24, y, from - left - 36, { size: 19, colour: inks.ink });
+    write(context, percent(share), left + width, y, Infinity, { size: 19, colour: inks.ink, align: "right" });
   });
 }
 
 /** The map as shown, ringed, and under it what belongs to it. */
 function captioned(view, state, picture) {
   const factor = Math.ceil(WIDE / view.width);
-  const lines = [`${view.name || say("image")} (${state.x}, ${state.y}) ${say(state.direction === "from" ? "looks_at" : "looked_at_by")}`, captionOf(view, state).join(" · ")];
-  const { canvas, context, ink } = paper(view.width * factor, view.height * factor + 72, picture);
+  const [across, down] = [view.width * factor, view.height * factor];
+  const { canvas, context, inks } = paper(across, down + 72, picture);
   context.imageSmoothingEnabled = false;
-  context.drawImage(picture, 0, 0, view.width * factor, view.height * factor);
+  context.drawImage(picture, 0, 0, across, down);
   ring(context, (state.x + 0.5) * factor, (state.y + 0.5) * factor, 11);
-  let y = view.height * factor + 10;
-  for (const line of lines) y = write(context, line, 12, y, canvas.width - 24, { size: 17, colour: y > view.height * factor + 10 ? ink.muted : ink.ink, most: 1 }) + 2;
+  const told = sentence(view, state, mapOf(view, state, state.temperature));
+  const next = write(context, told, 12, down + 12, across - 24, { size: 17, colour: inks.ink });
+  write(context, captionOf(view, state).join(" · "), 12, next + 2, across - 24, { size: 17, colour: inks.muted });
   return canvas;
 }
 
@@ -275,18 +278,17 @@ function paper(width, height, element) {
   const context = canvas.getContext("2d");
   const style = getComputedStyle(element);
   const names = ["ground", "ink", "muted", "rule", "accent"];
-  const ink = Object.fromEntries(names.map((name) => [name, style.getPropertyValue(`--${name}`).trim()]));
-  context.fillStyle = ink.ground;
+  const inks = Object.fromEntries(names.map((name) => [name, style.getPropertyValue(`--${name}`).trim()]));
+  context.fillStyle = inks.ground;
   context.fillRect(0, 0, width, height);
-  Object.assign(context, { fillStyle: ink.ink, textBaseline: "top", imageSmoothingQuality: "high" });
-  return { canvas, context, ink };
+  Object.assign(context, { textBaseline: "top", imageSmoothingQuality: "high" });
+  return { canvas, context, inks };
 }
 
 /** Text in lines of at most `width`, the last cut off where there would be more than `most`. Returns where it ends. */
-function write(context, text, x, y, width, { size = 18, weight = 400, colour = null, most = Infinity }) {
-  context.font = `${weight} ${size}px ${FACE}`;
-  if (colour) context.fillStyle = colour;
-  const parts = text.match(/[\u2e80-\uffef]|[^\s\u2e80-\uffef]+\s*/g) ?? [];
+function write(context, text, x, y, width, { colour, size = 18, weight = 400, most = 1, align = "left" }) {
+  Object.assign(context, { font: `${weight} ${size}px ${FACE}`, fillStyle: colour, textAlign: align });
+  const parts = text.match(/[\u2e80-\uffef]|(?:≈ )?[^ \u2e80-\uffef]+ */g) ?? []; // Chinese may break anywhere
   const lines = [""];
   for (const part of parts) {
     if (context.measureText(lines.at(-1) + part.trimEnd()).width > width && lines.at(-1)) lines.push("");
@@ -313,13 +315,10 @@ function ring(context, x, y, radius) {
 }
 
 /** The name, behind a ring, at a lower right corner. */
-function mark(context, right, bottom, ink) {
-  context.textAlign = "right";
-  write(context, "danet", right, bottom - 25, Infinity, { size: 24, weight: 650, colour: ink.ink });
-  context.textAlign = "left";
-  const left = right - context.measureText("danet").width;
-  Object.assign(context, { lineWidth: 4, strokeStyle: ink.accent });
+function mark(context, right, bottom, inks) {
+  write(context, "danet", right, bottom - 25, Infinity, { size: 24, weight: 650, colour: inks.ink, align: "right" });
+  Object.assign(context, { lineWidth: 4, strokeStyle: inks.accent });
   context.beginPath();
-  context.arc(left - 16, bottom - 11, 7, 0, 2 * Math.PI);
+  context.arc(right - context.measureText("danet").width - 17, bottom - 11, 7, 0, 2 * Math.PI);
   context.stroke();
 }

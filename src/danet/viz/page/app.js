@@ -110,10 +110,9 @@ export async function mount(element, sources) {
     return [state.view, state, stages[active].canvas];
   }
 
-  /** Saves the map as a picture, or the labels of a model without maps. */
+  /** Saves the first of what can be shared, the card. */
   async function download() {
-    const found = shares(...current());
-    const { make, file } = found.find(({ key }) => key === (state.view.position ? "share_map" : "share_overlay"));
+    const [{ make, file }] = shares(...current());
     save(await make(), file);
   }
 

@@ -40,6 +40,7 @@ export function learn(element, view, state, change) {
     lesson.place = lesson.temperature = null;
     if (view.position) buildPosition();
     if (view.channel?.maps.length) buildChannels();
+    if (!find("li")) write(".notation", say("learn_nothing"));
     update(now);
   }
 
@@ -311,7 +312,8 @@ function steps(view, letters) {
   const { position, channel, depth } = view;
   const maths = equations(letters, view);
   const math = (name) => `<p class="equation" role="math" aria-label="${spoken(maths[name])}">${maths[name]}</p>`;
-  const plate = (kinds, more = "") => `<div class="plate ${kinds}"><canvas></canvas>${more}</div>`;
+  const plate = (kinds, more = "", attributes = "") => `<div class="plate ${kinds}" ${attributes}><canvas></canvas>${more}</div>`;
+  const asked = `tabindex="0" role="application" aria-label="${say("learn_point")}"`;
   const ring = `<i class="ring"></i>`;
   const both = `<i class="spot"></i>${ring}`;
   const chart = (kind, of) => `<svg class="chart bars-${kind}" viewBox="0 -1 ${depth} 2" preserveAspectRatio="none"
@@ -326,7 +328,7 @@ function steps(view, letters) {
   const pictures = {
     features: () => plate("of-places pointed", both) + `<p class="caption">${legend("A", "i", "features")}${say("learn_features_caption")}</p>`,
     query: () => chart("query", "query") + `<p class="caption">${letter("query", letters.query, "i")} <output></output></p>`,
-    energy: () => plate("pointed", both) + `<div class="charts">${letter("query", letters.query, "i")}${chart("query", "query")}
+    energy: () => plate("pointed", both, asked) + `<div class="charts">${letter("query", letters.query, "i")}${chart("query", "query")}
       ${letter("key", letters.key, "j")}${chart("key", "key")}<span>×</span>${chart("product", "weight")}</div>
       <p class="result" aria-live="polite">${letter("weight", "e", "ij")} = ${say("learn_energy_mean")} <b class="energy-above"></b>,
       ${letter("weight", "S", "ij")} = <b class="energy-weight"></b> (<span class="energy-times"></span>)</p>

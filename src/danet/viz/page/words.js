@@ -77,6 +77,7 @@ const ENGLISH = {
   learn_notation:
     "{query}, {key} and {value} are query, key and value; i is the ringed place. Point at a picture to choose " +
     "another, j.",
+  learn_point: "Place j; the arrow keys move it.",
   learn_nothing: "This model has no attention to explain.",
   learn_features_title: "Features",
   learn_features:
@@ -228,6 +229,7 @@ const CHINESE = {
   learn_title: "圈住的位置是怎样得到它的注意力图的",
   learn_names: "写作 Q、K、V",
   learn_notation: "{query}、{key}、{value} 分别是查询、键和值；i 是圈住的位置。在任一图上指点，可选另一个位置 j。",
+  learn_point: "位置 j；方向键可移动它。",
   learn_nothing: "这个模型没有可讲解的注意力。",
   learn_features_title: "特征",
   learn_features: "骨干网络把图像分成 {rows} × {columns} 个位置，每个位置用 C 个数描述，即特征 A：颜色相近的位置，在网络看来也相近。",

@@ -129,6 +129,43 @@ def _attend(one: Parser) -> None:
     _add_device(one)
 
 
+def _serve(one: Parser) -> None:
+    one.add_argument("--model", metavar="RUN-OR-MODEL", help=MODEL_HELP)
+    one.add_argument(
+        "--host", default="127.0.0.1", help="who can reach it: 127.0.0.1 (default), this machine; 0.0.0.0, all"
+    )
+    one.add_argument("--port", type=_port, default=8000, help="0: any that is free (default: 8000)")
+    one.add_argument(
+        "--max-bytes", type=_positive, default=20_000_000, metavar="N", help="of an image (default: 20000000)"
+    )
+    one.add_argument(
+        "--max-pixels", type=_positive, default=4_194_304, metavar="N", help="of an image (default: 4194304)"
+    )
+    one.add_argument(
+        "--timeout",
+        type=_positive,
+        default=60,
+        metavar="SECONDS",
+        help="for an image to arrive, or to be answered (default: 60)",
+    )
+    one.add_argument(
+        "--concurrency",
+        type=_positive,
+        default=16,
+        metavar="N",
+        help="images in work or waiting; more are told to wait (default: 16)",
+    )
+    one.add_argument(
+        "--cors",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="whose pages may ask too, such as https://example.org; may be repeated",
+    )
+    one.add_argument("--open", action="store_true", help="open the page in the browser")
+    _add_device(one)
+
+
 def _convert(one: Parser) -> None:
     one.add_argument("checkpoint", metavar="CHECKPOINT", help="a file or its URL; with --to a run, a bundle or a name")
     one.add_argument(
@@ -197,6 +234,20 @@ def _point(text: str) -> tuple[int, int]:
     return x, y
 
 
+def _port(text: str) -> int:
+    """A port's number."""
+    if not (text.isdecimal() and int(text) < 65536):
+        raise argparse.ArgumentTypeError(f"{text!r} is no port; write a number of 0 to 65535")
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    """A whole number above 0."""
+    if not (text.isdecimal() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return int(text)
+
+
 def _list(text: str) -> list[str]:
     """`a,b` as its parts."""
     return [part.strip() for part in text.split(",") if part.strip()]
@@ -243,6 +294,7 @@ OPTIONS: dict[str, Callable[[Parser], None]] = {
     "evaluate": _evaluate,
     "predict": _predict,
     "attend": _attend,
+    "serve": _serve,
     "convert": _convert,
     "data init": _data_init,
     "data check": _data_check,

@@ -10,6 +10,7 @@ import signal
 import sys
 import traceback
 import warnings
+import webbrowser
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -241,6 +242,31 @@ def attend(options: argparse.Namespace) -> int:
         found["html"] = str(encoding.save_html(options.html, Path(options.image).name))
         lines.append(f"Page: {options.html}")
     return _finish(options, found, *lines)
+
+
+def serve(options: argparse.Namespace) -> int:
+    """Serve the attention page, and labels and attention of images that are sent to it, until Ctrl-C."""
+    try:
+        from danet.serving.app import create_app
+        from danet.serving.run import address, listen, run
+    except ModuleNotFoundError as error:
+        if error.name not in ("fastapi", "starlette", "uvicorn", "h11"):
+            raise
+        raise InputError("danet serve needs two packages more; install them with: pip install 'danet[serve]'") from None
+    from danet.inference.segmenter import load
+    from danet.serving.limits import Limits
+
+    limits = Limits(options.max_bytes, options.max_pixels, options.timeout, options.concurrency)
+    server = listen(options.host, options.port)
+    segmenter = load(_model(options.model), options.device, options.precision)
+    print("Computing the examples …", file=sys.stderr)
+    app, where = create_app(segmenter, limits, options.host, options.cors), address(server)
+    _finish(options, {"address": where}, f"{segmenter.facts.name} is at {where} (Ctrl-C ends it).")
+    sys.stdout.flush()
+    if options.open:
+        webbrowser.open(where)
+    run(app, server, limits)
+    return DONE
 
 
 def ablate(options: argparse.Namespace) -> int:
@@ -508,7 +534,21 @@ class Interrupt:
                 events.close()
 
 
-COMMANDS = (demo, train, ablate, evaluate, predict, attend, convert, info, data_init, data_check, data_show, data_tile)
+COMMANDS = (
+    demo,
+    train,
+    ablate,
+    evaluate,
+    predict,
+    attend,
+    serve,
+    convert,
+    info,
+    data_init,
+    data_check,
+    data_show,
+    data_tile,
+)
 
 
 def _own_config(overrides: dict[str, str]) -> RunConfig:

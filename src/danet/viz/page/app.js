@@ -4,15 +4,13 @@ import { decode, labelAt, pixelOf, placeOf, unpacked } from "./answer.js";
 import { column, firstPlace, mapOf, row, takenFrom } from "./attention.js";
 import { learn } from "./learn.js";
 import { add, button, createPanel, sentence, sure } from "./panel.js";
-import { askAnswer, askAttention, askModel, Refusal, shrunk } from "./server.js";
+import { connect, fetched, Refusal } from "./server.js";
 import { save, shareMenu, shares } from "./share.js";
 import { createStage, PINS } from "./stage.js";
 import { language, percent, say } from "./words.js";
 
 const ARROWS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
 const SPOKEN_AFTER = 400; // milliseconds of rest, so that a screen reader is told of the place where a drag ends
-const ALIVE_EVERY = 10_000; // milliseconds
-const SMALL = 2 ** 21; // pixels to which a file with too many bytes is shrunk
 const OF_VIEW = { labels: 0, isolated: null, pins: [], pair: [], beside: false, taken: false, temperature: 1 };
 
 /** Brings `element` to life with `sources`: a name, perhaps a title, and bytes(), which gives an answer's bytes. */
@@ -40,6 +38,7 @@ export async function mount(element, sources) {
   let update = null;
   let teacher = null;
   let opened = -1;
+  let latest = null;
   let frame = null;
   let rest = null;
 
@@ -174,20 +173,28 @@ export async function mount(element, sources) {
     return { ...stage, figure, caption: add(figure, "figcaption") };
   }
 
-  /** Shows the image of a source, at the point where the last one was or at one that tells most. */
-  async function open(index, wanted = {}) {
-    const source = sources[index];
-    const label = source.title ?? source.name;
-    opened = index;
-    tell(say("opening", { name: label }));
+  /** Reads a source once; tells why where that fails, and returns whether it did not. */
+  async function load(source) {
+    const name = source.title ?? source.name;
+    tell(say("opening", { name }));
     try {
       source.view ??= await source.bytes().then(viewOf);
       source.image ??= await createImageBitmap(source.view.picture);
+      tell("");
+      return true;
     } catch (error) {
-      return tell(error instanceof TypeError ? say("gone") : say("failed", { name: label, message: error.message }));
+      if (error instanceof Refusal) tell(say("failed", { name, message: error.message }));
+      else tell(error instanceof TypeError ? say("gone") : say("not_answer", { name }));
+      return false;
     }
-    if (opened !== index) return; // another was chosen meanwhile
-    tell("");
+  }
+
+  /** Shows the image of a source, at the point where the last one was or at one that tells most. */
+  async function open(index, wanted = {}) {
+    const source = sources[index];
+    latest = source;
+    if (!(await load(source)) || latest !== source) return; // another was chosen meanwhile
+    opened = index;
     const { view, image } = source;
     const stays = state.view?.width === view.width && state.view.height === view.height;
     const [x, y] = stays ? [state.x, state.y] : pixelOf(view, firstPlace(view));
@@ -216,20 +223,23 @@ export async function mount(element, sources) {
     if (label) button(status, "toggle", label, press);
   }
 
-  function receive(files) {
+  async function receive(files) {
     for (const file of files) {
-      if (file.name.endsWith(".safetensors")) join(file.name, () => file.arrayBuffer());
-      else if (served) server.send(file);
+      if (file.name.endsWith(".safetensors")) await join(file.name, () => file.arrayBuffer());
+      else if (served) await send(file);
       else tell(say("needs_server", { name: file.name }));
     }
   }
 
-  function join(name, bytes) {
-    addTab(sources[sources.push({ name, bytes }) - 1], sources.length - 1);
-    return open(sources.length - 1);
+  /** One more image to choose, which is shown; none where it is no answer. */
+  async function join(name, bytes) {
+    const source = { name, bytes };
+    if (!(await load(source))) return;
+    addTab(source, sources.push(source) - 1);
+    await open(sources.length - 1);
   }
 
-  const server = served && connect(tell, join);
+  const send = served && connect(tell, join);
   sources.forEach(addTab);
   if (alone) {
     addInput(actions, served, receive);
@@ -246,8 +256,9 @@ export async function mount(element, sources) {
   function openAddress() {
     const wanted = alone ? new URLSearchParams(location.hash.slice(1)) : new URLSearchParams();
     const index = sources.findIndex(({ name }) => name === wanted.get("image"));
-    if (!sources.length) return tell(say("empty"));
-    return open(Math.max(index, 0), index < 0 ? {} : Object.fromEntries(wanted));
+    if (sources.length) return open(Math.max(index, 0), index < 0 ? {} : Object.fromEntries(wanted));
+    element.danet = { state };
+    return tell(say("empty"));
   }
 }
 
@@ -276,86 +287,6 @@ function within({ at, direction, map, labels, isolated, taken, learn }, view) {
   if (taken && view.position) next.taken = true;
   if (learn) next.learn = true;
   return next;
-}
-
-/** A server's images: `send` has it encode one, tells how long that takes, and joins the answer to the others. */
-function connect(tell, join) {
-  let model = null;
-  let gone = false;
-
-  async function look() {
-    if (document.hidden) return;
-    try {
-      model = await askModel();
-      if (gone) tell(say("back"));
-      gone = false;
-    } catch {
-      gone = true;
-      tell(say("gone"));
-    }
-  }
-
-  /** Tells of the seconds left, each second. Returns what ends it. */
-  function countDown(seconds, text) {
-    const end = performance.now() + 1000 * seconds;
-    const tick = () => tell(text(Math.round((end - performance.now()) / 1000)));
-    const timer = setInterval(tick, 1000);
-    tick();
-    return () => clearInterval(timer);
-  }
-
-  async function send(file) {
-    const name = file.name;
-    if (file.size > model?.limits.bytes) return offer(file, SMALL);
-    const seconds = await duration(file);
-    const left = (seconds) => (seconds > 0 ? say("encoding", { name, seconds }) : say("encoding_soon", { name }));
-    const end = countDown(seconds, left);
-    try {
-      const bytes = await askAttention(file, name);
-      end();
-      await join(name, async () => bytes);
-    } catch (error) {
-      end();
-      refuse(file, error);
-    }
-  }
-
-  function refuse(file, error) {
-    if (!(error instanceof Refusal)) {
-      gone = true;
-      tell(say("gone"));
-    } else if (error.code === "busy") {
-      const wait = error.seconds || 1;
-      const end = countDown(wait, (seconds) => say("busy", { seconds: Math.max(seconds, 0) }));
-      setTimeout(() => {
-        end();
-        send(file);
-      }, 1000 * wait);
-    } else if (error.code === "too_large_pixels") offer(file, error.limit);
-    else if (error.code === "too_large_bytes") offer(file, SMALL);
-    else tell(say("failed", { name: file.name, message: error.message }));
-  }
-
-  /** A button that sends a smaller copy of a file. */
-  function offer(file, pixels) {
-    tell(say("too_large", { name: file.name }), say("shrink"), async () => {
-      try {
-        send(new File([await shrunk(file, Math.min(pixels, model?.limits.pixels ?? pixels))], file.name));
-      } catch (error) {
-        tell(say("failed", { name: file.name, message: error.message }));
-      }
-    });
-  }
-
-  /** Seconds that the server will take, as far as the browser can read the file. */
-  async function duration(file) {
-    const image = await createImageBitmap(file).catch(() => null);
-    return image ? (model?.seconds_per_megapixel ?? 0) * ((image.width * image.height) / 1e6) : 0;
-  }
-
-  look();
-  setInterval(look, ALIVE_EVERY);
-  return { send };
 }
 
 /** What chooses a file, and on phones a photograph. */
@@ -394,7 +325,7 @@ function sourcesOf(element) {
     return ["scene", "twin"].map((name) => ({
       name,
       title: say(name),
-      bytes: () => askAnswer(`v1/examples/${name}`),
+      bytes: async () => (await fetched(`v1/examples/${name}`)).arrayBuffer(),
     }));
   }
   const scripts = [...element.querySelectorAll("script[type='application/danet']")];

@@ -179,7 +179,7 @@ class Encoding:
     def save_html(self, path: str | Path, name: str = "") -> Path:
         """Write a page on which the map of every pixel of the image `name` can be seen; it needs no server."""
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        return write_attention_page(path, self.view(name), f"What the pixels of {name or 'an image'} attend to")
+        return write_attention_page(path, [self.view(name)], f"What the pixels of {name or 'an image'} attend to")
 
     def _rows(self, places: list[int]) -> Float[Tensor, "k n"]:
         """What `places` gather from."""

@@ -12,11 +12,12 @@ import torch
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page
 
-from danet.config import Preprocess
+from danet.config import Head, Preprocess
 from danet.data.labels import LabelSpace
 from danet.inference.encoding import Encoding
 from danet.inference.segmenter import Segmenter
-from danet.models.attention import Attention
+from danet.models.attention import Attention, PositionAttention
+from danet.models.compact import CompactPositionAttention
 from danet.models.segmentation import create_model
 from danet.ops.channel import channel_attention_map
 from danet.viz.attention_page import attention_page
@@ -58,7 +59,7 @@ THIN = "\u202f"
 Open = Callable[..., Page]
 
 
-def encoded(head: str, **settings) -> Encoding:
+def encoded(head: Head, **settings) -> Encoding:
     """Noise of 72×104 pixels, 9×13 places, as a random network with open gates and energies that differ sees it."""
     torch.manual_seed(0)
     model = create_model(head, "resnet18", 3, out_indices=(2,), channels=64, **settings).eval()
@@ -66,10 +67,10 @@ def encoded(head: str, **settings) -> Encoding:
         for module in model.modules():
             if isinstance(module, Attention):
                 module.gate.fill_(0.5)
-                if module.branch == "position":
-                    module.query.weight.mul_(30)
-                    module.key.weight.mul_(3)
-        model.head.classifier.weight.mul_(30)
+            if isinstance(module, PositionAttention | CompactPositionAttention):
+                module.query.weight.mul_(30)
+                module.key.weight.mul_(3)
+        model.get_parameter("head.classifier.weight").mul_(30)
     image = np.random.default_rng(0).integers(0, 256, (9, 13, 3), np.uint8).repeat(8, 0).repeat(8, 1)
     return Segmenter(model, SPACE, Preprocess(), "cpu", "float32").encode(image)
 
@@ -153,7 +154,7 @@ def softmax(energy: np.ndarray) -> np.ndarray:
     return weights / weights.sum()
 
 
-def percent(share: float) -> str:
+def percent(share: float | np.floating) -> str:
     """Two figures, as the lesson writes shares."""
     return "< 0.01" if 0 < share < 5e-5 else f"{float(f'{100 * share:.2g}'):g}"
 
@@ -350,7 +351,7 @@ def test_keys_of_dranet_are_windows(opened: Open):
         settled(page)
         around = np.flatnonzero(trace.pool[:, other].numpy())
         key = around[sizes[around].argmin()]
-        assert text(page, ".energy-weight") == f"{percent(softmax(energy)[key])}{THIN}%"
+        assert text(page, ".energy-weight") == f"{percent(float(softmax(energy)[key]))}{THIN}%"
         spot, plate = (page.locator(f".step-energy {part}").bounding_box() for part in (".spot", ".plate"))
         assert spot is not None
         assert plate is not None

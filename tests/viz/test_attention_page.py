@@ -3,14 +3,13 @@
 import re
 from base64 import b64decode
 from collections.abc import Callable, Iterator
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from playwright.sync_api import Browser, Locator, Page
+from playwright.sync_api import Browser, Page
 
 from danet.inference.segmenter import Segmenter
 from danet.models.segmentation import create_model
@@ -27,6 +26,7 @@ from danet.viz.attention_page import (
 )
 from danet.viz.report import ReportData, write_report
 from tests.conftest import NAMES
+from tests.viz.browser import PICTURE, ask, at, click, pixels, settled, shown
 from tests.viz.views import (
     NASTY,
     SPACE,
@@ -41,7 +41,6 @@ from tests.viz.views import (
 )
 
 AWAY = {"ArrowLeft": (-1, 0), "ArrowRight": (1, 0), "ArrowUp": (0, -1), "ArrowDown": (0, 1)}
-PICTURE = ".pictures canvas"
 
 Open = Callable[..., Page]
 
@@ -73,42 +72,6 @@ def opened(chromium: Browser, tmp_path: Path) -> Iterator[Open]:
     asked = [address for address in asked if address != "data:,"]
     assert len(asked) == len(contexts)
     assert all(re.match(r"file://.*/page\.html", address) for address in asked)
-
-
-def ask(page: Page, question: str, argument: object = None):
-    """`question` as an expression on `danet`, what the page offers to scripts."""
-    return page.evaluate(
-        f"at => {{ const danet = document.querySelector('.attend').danet; return {question} }}", argument
-    )
-
-
-def settled(page: Page) -> None:
-    """After the next two frames all is drawn."""
-    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done())))")
-
-
-def at(page: Page, size: tuple[int, ...], x: int, y: int, picture: int = 0) -> tuple[float, float]:
-    """Where the middle of a pixel of the picture is on the screen."""
-    box = page.locator(PICTURE).nth(picture).bounding_box()
-    assert box is not None
-    return box["x"] + (x + 0.5) / size[1] * box["width"], box["y"] + (y + 0.5) / size[0] * box["height"]
-
-
-def click(page: Page, size: tuple[int, ...], x: int, y: int, picture: int = 0) -> None:
-    """In the middle of a pixel of the picture."""
-    page.mouse.click(*at(page, size, x, y, picture))
-    settled(page)
-
-
-def pixels(canvas: Locator) -> np.ndarray:
-    """The pixels of a canvas, RGB."""
-    png = canvas.evaluate("c => c.toDataURL()").split(",")[1]
-    return np.asarray(Image.open(BytesIO(b64decode(png))).convert("RGB")).astype(int)
-
-
-def shown(page: Page) -> np.ndarray:
-    """The big picture."""
-    return pixels(page.locator(PICTURE).first)
 
 
 def place_at(view, x: int, y: int) -> int:
@@ -778,7 +741,6 @@ TEXTS = (
     ".places b", ".ticks span", ".told", ".opacity", ".toggle", ".beside", ".taken dt", ".taken dd", ".note", ".notes",
     ".tab", ".status", "summary", ".draws", "figcaption", "h1", ".attend-page > p",
 )  # fmt: skip
-GRAPHICS = (".meter::before", ".meter::after", ".ramp i", ".choice :checked + span")
 
 
 def test_light_and_dark_grounds_have_legible_ink(opened: Open):
@@ -792,18 +754,15 @@ def test_light_and_dark_grounds_have_legible_ink(opened: Open):
         for name in TEXTS:
             colour = page.locator(name).first.evaluate("e => getComputedStyle(e).color")
             assert contrast(numbers(colour), ground) >= 4.5, f"{name} on {scheme}"
-        for name, field in (("meter::before", "backgroundColor"), ("meter::after", "backgroundColor")):
-            element, part = name.split("::")
-            colour = page.locator(f".{element}").first.evaluate(f"e => getComputedStyle(e, '::{part}').{field}")
-            assert contrast(numbers(colour), ground) >= 3, f"{name} on {scheme}"
+        for part in ("before", "after"):
+            colour = page.locator(".meter").first.evaluate(f"e => getComputedStyle(e, '::{part}').backgroundColor")
+            assert contrast(numbers(colour), ground) >= 3, f"a meter's {part} on {scheme}"
         for name, field in ((".toggle", "borderTopColor"), (".tab[aria-pressed=true]", "borderBottomColor")):
             colour = page.locator(name).first.evaluate(f"e => getComputedStyle(e).{field}")
             assert contrast(numbers(colour), ground) >= 3, f"{name} on {scheme}"
-        for number in range(1, 2):
-            pin = page.locator(f".chip.pin-{number}").evaluate(
-                "e => [getComputedStyle(e).color, getComputedStyle(e).backgroundColor]"
-            )
-            assert contrast(*map(numbers, pin)) >= 4.5
+    for pin in page.locator(".chip").all():
+        ink, disc = pin.evaluate("e => [getComputedStyle(e).color, getComputedStyle(e).backgroundColor]")
+        assert contrast(numbers(ink), numbers(disc)) >= 4.5
 
 
 def numbers(colour: str) -> tuple[int, ...]:

@@ -36,7 +36,7 @@ def attention_page(views: Sequence[AttentionView], title: str = "") -> str:
 
 
 def stand_alone() -> str:
-    """The page with a place for one answer, which the served page fills: the text of the element of type application/danet."""
+    """The page with a place for one answer: its element of type application/danet, whose text the served page sets."""
     return _joined(Markup('<div class="attend">{}</div>').format(embedded("", b"")), "")
 
 
@@ -81,11 +81,11 @@ def policy(styles: str = "'unsafe-inline'", scripted: bool = True) -> str:
 def _joined(content: Markup, title: str) -> str:
     """index.html with all that it would load put into it."""
     links = "\n".join(f'<link rel="stylesheet" href="page/{name}.css">' for name in SHEETS)
+    meta = '<meta name="color-scheme" content="light dark">'
     own = page_file("index.html").split("<title>")[1].split("</title>")[0]
     parts = {
+        meta: f'{meta}\n<meta http-equiv="Content-Security-Policy" content="{policy(_digest(style()))}">',
         links: f"<style>{style()}</style>",
-        '<meta name="color-scheme"': f'<meta http-equiv="Content-Security-Policy" content="{policy(_digest(style()))}">\n'
-        '<meta name="color-scheme"',
         '<div class="attend" data-served></div>': content,
         '<script type="module" src="page/app.js"></script>': f'<script type="module">{script()}</script>',
     }

@@ -48,8 +48,9 @@ export function connect(tell, join) {
   async function send(file, longest) {
     const { name } = file;
     if (file.size > model?.limits.bytes) return offer(name, () => smaller(file, SMALL));
-    const pixels = await pixelsOf(file);
-    const end = countDown((pixels / 1e6) * (model?.seconds_per_megapixel ?? 0), (seconds) =>
+    const { width, height } = await sizeOf(file);
+    const seen = width * height * Math.min(1, (model?.longest ?? Infinity) / Math.max(width, height)) ** 2;
+    const end = countDown((seen / 1e6) * (model?.seconds_per_megapixel ?? 0), (seconds) =>
       seconds > 0 ? say("encoding", { name, seconds }) : say("encoding_soon", { name }),
     );
     const query = new URLSearchParams({ name, ...(longest && { longest }) });
@@ -61,7 +62,7 @@ export function connect(tell, join) {
       await join(name, async () => bytes);
     } catch (error) {
       end();
-      refused(error, file, pixels);
+      refused(error, file, width * height);
     }
   }
 
@@ -111,8 +112,7 @@ export function connect(tell, join) {
   }
 }
 
-/** Pixels of an image file; 0 where the browser cannot read it. */
-async function pixelsOf(file) {
-  const image = await createImageBitmap(file).catch(() => ({ width: 0, height: 0 }));
-  return image.width * image.height;
+/** Width and height of an image file; 1 where the browser cannot read it. */
+async function sizeOf(file) {
+  return createImageBitmap(file).catch(() => ({ width: 1, height: 1 }));
 }

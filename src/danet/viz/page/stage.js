@@ -74,6 +74,7 @@ export function createStage(element, view, image) {
       blend(context, light.canvas);
     }
     put(ring, x, y);
+    ring.classList.toggle("around", pins.some((pin) => pin.x === x && pin.y === y));
     element.querySelectorAll(".pin").forEach((pin) => pin.remove());
     for (const pin of pins) {
       const mark = element.appendChild(document.createElement("b"));

@@ -220,7 +220,11 @@ export async function mount(element, sources) {
   /** A line of what goes on, perhaps with a button. */
   function tell(text, label, press) {
     status.textContent = text;
-    if (label) button(status, "toggle", label, press);
+    if (!label) return;
+    button(status, "toggle", label, () => {
+      tell("");
+      press();
+    });
   }
 
   async function receive(files) {

@@ -79,7 +79,7 @@ export function connect(tell, join) {
         send(file);
       }, 1000 * error.seconds);
     } else if (error.longest) offer(name, () => send(file, error.longest));
-    else if (error.code === "too_large_pixels") offer(name, () => smaller(file, model.limits.pixels));
+    else if (error.code === "too_large_pixels") offer(name, () => smaller(file, Infinity));
     else if (error.code === "too_large_bytes") offer(name, () => smaller(file, SMALL));
     else if (error.code === "too_slow") offer(name, () => smaller(file, pixels / 4));
     else tell(say("failed", { name, message: error.message }));
@@ -89,12 +89,13 @@ export function connect(tell, join) {
     tell(say("too_large", { name }), say("shrink"), shrink);
   }
 
-  /** Sends a JPEG of at most so many pixels instead of a file, where the browser can read that. */
+  /** Sends a JPEG of at most so many pixels, and as the server allows, where the browser can read the file. */
   async function smaller(file, pixels) {
     const { name } = file;
     const image = await createImageBitmap(file).catch(() => null);
     if (!image) return tell(say("failed", { name, message: say("unreadable") }));
-    const factor = Math.min(1, Math.sqrt(pixels / (image.width * image.height)));
+    const most = Math.min(pixels, model?.limits.pixels ?? Infinity);
+    const factor = Math.min(1, Math.sqrt(most / (image.width * image.height)));
     const canvas = document.createElement("canvas");
     canvas.width = Math.max(1, Math.floor(image.width * factor));
     canvas.height = Math.max(1, Math.floor(image.height * factor));

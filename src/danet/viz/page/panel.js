@@ -68,7 +68,7 @@ function fillPoint(element, view) {
     const own = view.classes[labelAt(view, x, y)];
     swatch.style.background = own.colour;
     name.textContent = own.name;
-    confidence.textContent = percent(sure(view, view.confidence, x, y));
+    confidence.textContent = say("sure", { confidence: percent(sure(view, view.confidence, x, y)) });
   };
 }
 
@@ -123,8 +123,11 @@ function fillClasses(element, view, act) {
 function fillPlaces(element, view) {
   const line = add(element, "p", "places");
   const shared = add(line, "b");
-  line.append(` ${say("share_it")}`);
-  return (_, weights) => (shared.textContent = count(view, weights));
+  const sharing = add(line, "span");
+  return ({ direction }, weights) => {
+    shared.textContent = count(view, weights);
+    sharing.textContent = say(`sharing_${direction}`);
+  };
 }
 
 /** "≈ 210 of 2,700 places". */
@@ -234,24 +237,29 @@ function fillTaken(element, view, act) {
 function fillNotes(element, { position, model }) {
   const notes = add(element, "ul", "notes");
   if (position) {
-    const { gate, share, similarity } = position;
-    const lines = [say("gate", { gate: gateText(gate) }), say("share", { share: shareText(share) })];
-    if (share < SHUT) lines.push(say("shut"));
-    if (gate < 0) lines.push(say("negative"));
-    lines.push(say(similarity >= SAME ? "same_map" : "own_map", { similarity: decimal(similarity, 2) }));
-    for (const line of lines) add(notes, "li", "", line);
+    const { similarity } = position;
+    const same = say(similarity >= SAME ? "same_map" : "own_map", { similarity: decimal(similarity, 2) });
+    for (const line of [...caption(position), same]) add(notes, "li", "", line);
   }
   if (model.name) add(notes, "li", "", say("model", model));
   if (model.note) add(notes, "li", "", model.note);
 }
 
+/** What belongs beside every map, in lines: how open its branch is. */
+export function caption({ gate, share }) {
+  const lines = [say("gate", { gate: gateText(gate) }), say("share", { share: shareText(share) })];
+  if (share < SHUT) lines.push(say("shut"));
+  if (gate < 0) lines.push(say("negative"));
+  return lines;
+}
+
 /** A gate's figures: two decimals, or three for a small one. */
-export function gateText(gate) {
+function gateText(gate) {
   return decimal(gate, Math.abs(gate) >= 0.1 ? 2 : 3);
 }
 
 /** A branch's share on the features that it is added to: 31 %, 1.2 %. */
-export function shareText(share) {
+function shareText(share) {
   return `${(100 * share).toFixed(share >= 0.1 ? 0 : 1)}\u202f%`;
 }
 

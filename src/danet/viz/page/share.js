@@ -2,15 +2,17 @@
 
 import { labelAt, pixelOf, placeOf } from "./answer.js";
 import { byClass, mapOf } from "./attention.js";
-import { add, button, gateText, sentence, shareText } from "./panel.js";
+import { add, button, caption, sentence } from "./panel.js";
 import { percent, say } from "./words.js";
 
 const CARD = { width: 1200, height: 630, margin: 48, column: 344, gap: 40 };
-const BARS = 5;
+const BARS = 5; // at most
+const BAR = 36; // pixels from one to the next
 const OPACITY = 0.55; // of the labels over the image, unless another is chosen
 const WIDE = 640; // pixels at least of a map, so that its caption can be read
 const FACE = "system-ui, -apple-system, 'Segoe UI', sans-serif";
 const HELD = 60_000; // milliseconds that a file is kept for its download
+const PLACE = 'data-name="">'; // in the server's file, where the answer goes
 const SOURCE = document.querySelector("[data-served]") ? null : document.documentElement.outerHTML; // before it lives
 
 /** What can be downloaded, in the order of the menu; `picture` is the map as shown, without ring and pins. */
@@ -82,17 +84,15 @@ export function save(blob, file) {
 
 /** The page as one file that needs no server: the document itself, or the server's with this answer in it. */
 async function standAlone(view) {
-  let source = SOURCE;
-  if (source === null) {
+  if (SOURCE === null) {
     const reply = await fetch("stand-alone.html");
     if (!reply.ok) throw new Error(`${reply.status} ${reply.statusText}`);
-    const page = new DOMParser().parseFromString(await reply.text(), "text/html");
-    const script = page.querySelector("script[type='application/danet']");
-    script.dataset.name = view.name;
-    script.textContent = await base64(await compressed(view.bytes, "gzip"));
-    source = page.documentElement.outerHTML;
+    const [before, ...after] = (await reply.text()).split(PLACE); // which the script has as well, further down
+    const answer = await base64(await compressed(view.bytes, "gzip"));
+    const name = view.name.replace(/[&"<]/g, (letter) => `&#${letter.charCodeAt(0)};`);
+    return new Blob([before, `data-name="${name}">`, answer, after.join(PLACE)], { type: "text/html" });
   }
-  return new Blob(["<!doctype html>\n", source, "\n"], { type: "text/html" });
+  return new Blob(["<!doctype html>\n", SOURCE], { type: "text/html" });
 }
 
 /** The numbers of the map, for a program; `point` is a pixel of the image at its own size. */
@@ -124,22 +124,20 @@ function temperatureOf({ direction, temperature }) {
   return direction === "from" ? temperature : 1;
 }
 
-/** The pixel (x, y) of the image at its own size that is the state's, or else the middle of its place. */
+/** The pixel (x, y) of the image at its own size where the state's begins, or one before, which is of its place. */
 function originalPixel(view, { x, y, place }) {
   const [height, width] = view.original_size;
   const original = { ...view, height, width };
-  const pixel = [Math.floor(((x + 0.5) * width) / view.width), Math.floor(((y + 0.5) * height) / view.height)];
-  return placeOf(original, ...pixel) === place ? pixel : pixelOf(original, place);
+  const [across, down] = [Math.ceil((x * width) / view.width), Math.ceil((y * height) / view.height)];
+  const pixels = [[across, down], [across - 1, down], [across, down - 1], [across - 1, down - 1]];
+  return pixels.find((pixel) => placeOf(original, ...pixel) === place) ?? pixelOf(original, place);
 }
 
-/** What belongs beside every map. */
-function captionOf(view, state) {
-  if (!view.position) return [];
-  const { gate, share } = view.position;
-  const lines = [say("gate", { gate: gateText(gate) }), say("share", { share: shareText(share) })];
-  if (share < 0.02) lines.push(say("shut"));
-  if (temperatureOf(state) !== 1) lines.push(`τ = ${state.temperature.toFixed(2)}`);
-  return lines;
+/** What belongs beside the map, in lines. */
+function captionOf({ position }, state) {
+  if (!position) return [];
+  const temperature = temperatureOf(state);
+  return temperature === 1 ? caption(position) : [...caption(position), `τ = ${temperature.toFixed(2)}`];
 }
 
 /** A picture to post: 1200×630, the map with what it says, never without gate and share. */
@@ -159,23 +157,27 @@ function card(view, state, picture) {
   let y = margin - 4;
   if (room[1] - down > 150) write(context, told, margin, margin + down + 24, across, { ...bold, size: 28, most: 4 });
   else y = write(context, told, left, y, right, { ...bold, size: right > 420 ? 32 : 26 }) + 26;
-  bars(context, view, weights, left, y, right, inks);
-  const caption = [view.name, ...captionOf(view, state), view.model.name].filter((line) => line);
-  let bottom = height - margin - 24 * caption.length + 4;
-  const low = right - 120; // beside the mark
-  for (const line of caption) bottom = write(context, line, left, bottom, low, { size: 18, colour: inks.muted });
+  const small = { size: 18, colour: inks.muted };
+  const facts = [...captionOf(view, state), view.model.name];
+  const lines = [
+    ...wrapped(context, view.name, right, small),
+    ...facts.flatMap((line) => wrapped(context, line, right, { ...small, most: 2 })),
+  ];
+  const low = height - margin - 42 - 24 * lines.length;
+  lines.forEach((line, number) => write(context, line, left, low + 24 * number, Infinity, small));
+  bars(context, view, weights, left, y, right, inks, Math.min(Math.floor((low - y) / BAR), BARS));
   mark(context, width - margin, height - margin, inks);
   return canvas;
 }
 
 /** The classes that have most of the weight, or of the picture. */
-function bars(context, view, weights, left, top, width, inks) {
+function bars(context, view, weights, left, top, width, inks, most) {
   const shared = Array.from(weights ? byClass(view, weights) : view.area, (share, k) => [share, view.classes[k]]);
-  const shown = shared.sort((a, b) => b[0] - a[0]).slice(0, BARS).filter(([share]) => share >= 0.005);
+  const shown = shared.sort((a, b) => b[0] - a[0]).slice(0, most).filter(([share]) => share >= 0.005);
   const from = left + Math.min(0.42 * width, 190);
   const length = left + width - from - 62;
   shown.forEach(([share, { name, colour }], line) => {
-    const y = top + 36 * line;
+    const y = top + BAR * line;
     const fill = (style, x, y, across, down) => {
       context.fillStyle = style;
       context.fillRect(x, y, across, down);
@@ -285,24 +287,30 @@ function paper(width, height, element) {
   return { canvas, context, inks };
 }
 
-/** Text in lines of at most `width`, the last cut off where there would be more than `most`. Returns where it ends. */
-function write(context, text, x, y, width, { colour, size = 18, weight = 400, most = 1, align = "left" }) {
-  Object.assign(context, { font: `${weight} ${size}px ${FACE}`, fillStyle: colour, textAlign: align });
+/** A text in lines of at most `width`, the last cut off where there would be more than `most`. */
+function wrapped(context, text, width, { size = 18, weight = 400, most = 1 }) {
+  context.font = `${weight} ${size}px ${FACE}`;
+  const fits = (line) => context.measureText(line.trimEnd()).width <= width;
   const parts = text.match(/[\u2e80-\uffef]|(?:≈ )?[^ \u2e80-\uffef]+ */g) ?? []; // Chinese may break anywhere
-  const lines = [""];
+  const lines = [];
   for (const part of parts) {
-    if (context.measureText(lines.at(-1) + part.trimEnd()).width > width && lines.at(-1)) lines.push("");
-    lines[lines.length - 1] += part;
+    if (lines.length && (fits(lines.at(-1) + part) || lines.length === most)) lines.push(lines.pop() + part);
+    else lines.push(part);
   }
-  const shown = lines.slice(0, most);
-  const fits = (line) => context.measureText(line).width <= width;
-  if (lines.length > most || !fits(shown.at(-1))) {
-    let last = lines.length > most ? `${shown.at(-1)}${lines[most]}` : shown.at(-1);
-    while (last && !fits(`${last}…`)) last = last.slice(0, -1);
-    shown[shown.length - 1] = `${last}…`;
-  }
-  shown.forEach((line, number) => context.fillText(line.trimEnd(), x, y + 1.32 * size * number));
-  return y + 1.32 * size * shown.length;
+  return lines.map((line) => {
+    if (fits(line)) return line.trimEnd();
+    while (line && !fits(`${line}…`)) line = line.slice(0, -1);
+    return `${line}…`;
+  });
+}
+
+/** Writes it. Returns where it ends. */
+function write(context, text, x, y, width, { colour, align = "left", ...face }) {
+  const { size = 18 } = face;
+  const lines = wrapped(context, text, width, face);
+  Object.assign(context, { fillStyle: colour, textAlign: align });
+  lines.forEach((line, number) => context.fillText(line, x, y + 1.32 * size * number));
+  return y + 1.32 * size * lines.length;
 }
 
 function ring(context, x, y, radius) {

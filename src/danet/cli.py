@@ -247,17 +247,18 @@ def attend(options: argparse.Namespace) -> int:
 def serve(options: argparse.Namespace) -> int:
     """Serve the attention page, and labels and attention of images that are sent to it, until Ctrl-C."""
     try:
-        from danet.serving.app import create_app
+        from danet.serving.limits import Limits
         from danet.serving.run import address, listen, run
     except ModuleNotFoundError as error:
-        if error.name not in ("fastapi", "starlette", "uvicorn", "h11"):
+        if (error.name or "").partition(".")[0] not in ("fastapi", "starlette", "uvicorn", "h11"):
             raise
         raise InputError("danet serve needs two packages more; install them with: pip install 'danet[serve]'") from None
-    from danet.inference.segmenter import load
-    from danet.serving.limits import Limits
-
     limits = Limits(options.max_bytes, options.max_pixels, options.timeout, options.concurrency)
-    server = listen(options.host, options.port)
+    server = listen(options.host, options.port)  # what is wrong with these is said before anything heavy is loaded
+
+    from danet.inference.segmenter import load
+    from danet.serving.app import create_app
+
     segmenter = load(_model(options.model), options.device, options.precision)
     print("Computing the examples …", file=sys.stderr)
     app, where = create_app(segmenter, limits, options.host, options.cors), address(server)

@@ -202,10 +202,11 @@ def test_a_model_without_attention_has_an_answer_too(tmp_path):
     assert set(tensors) == {"picture", "labels", "confidence", "channels", "channels_after", "channel_energy"}
 
 
-@pytest.mark.parametrize("value", [np.inf, np.nan, 7e4])
-def test_a_network_that_diverged_has_no_answer(value):
+@pytest.mark.parametrize("name", ["query", "key"])
+@pytest.mark.parametrize("value", [np.inf, np.nan, 1e6])
+def test_a_network_that_diverged_has_no_answer(name, value):
     made = view()
-    query = made.position.query.copy()
-    query[3, 2] = value
-    with pytest.raises(ValueError, match=r"the view's query has values that are not finite, or beyond 65,504"):
-        answer(made._replace(position=made.position._replace(query=query)))
+    values = getattr(made.position, name).copy()
+    values[3, 2] = value
+    with pytest.raises(ValueError, match=rf"the view's {name} has values that are not finite, or beyond 65,504"):
+        answer(made._replace(position=made.position._replace(**{name: values})))

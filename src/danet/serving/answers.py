@@ -51,7 +51,10 @@ class ImageLimits(BaseModel):
 
 
 class Model(BaseModel):
-    """Who answers, and how much may be asked; `seconds_per_megapixel` was measured when the server started."""
+    """Who answers, and how much may be asked; the network sees images shrunk to `longest` pixels, if that is a number.
+
+    `seconds_per_megapixel` that the network sees were measured when the server started.
+    """
 
     name: str
     head: str
@@ -60,6 +63,7 @@ class Model(BaseModel):
     classes: list[NamedColour]
     formats: list[str]
     limits: ImageLimits
+    longest: int | None
     seconds_per_megapixel: float
     version: str
 
@@ -79,6 +83,7 @@ def describe(segmenter: Segmenter, limits: Limits, seconds_per_megapixel: float)
         classes=[NamedColour(name=name, colour=f"#{bytes(colour).hex()}") for name, colour in colours],
         formats=list(FORMATS),
         limits=ImageLimits(bytes=limits.bytes, pixels=limits.pixels, seconds=limits.seconds),
+        longest=segmenter.preprocess.longest,
         seconds_per_megapixel=round(seconds_per_megapixel, 3),
         version=__version__,
     )

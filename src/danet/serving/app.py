@@ -3,6 +3,7 @@
 No request leaves anything behind: no session, id, cache or file, and no line in a log.
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -20,7 +21,7 @@ from danet import __version__
 from danet.config import SMALLEST_SIDE
 from danet.data.scenes import scene
 from danet.errors import InputError
-from danet.inference.segmenter import Segmenter
+from danet.inference.segmenter import Segmenter, network_size
 from danet.serving.answers import Health, Model, Segmentation, as_json, as_png, describe
 from danet.serving.bodies import Body, accepts_gzip, packed, page, quality, sent, sent_if_changed
 from danet.serving.desk import Desk
@@ -101,7 +102,8 @@ def create_api(segmenter: Segmenter, limits: Limits) -> FastAPI:
         pixels = scene(seed, index, height, width, twin=twin).image
         examples[name] = packed(explain(pixels, name), SAFETENSORS)
         seconds = time.perf_counter() - start
-    model = describe(segmenter, limits, seconds * 1e6 / (height * width))
+    seen = math.prod(network_size(height, width, segmenter.preprocess.longest))
+    model = describe(segmenter, limits, seconds * 1e6 / seen)
     desk = Desk(limits)
 
     async def work(request: Request, longest: int | None, kind: str, job: Callable[[Pixels], bytes]) -> Response:

@@ -15,7 +15,7 @@ from danet.inference.segmenter import network_size
 from danet.serving.limits import DECODED, Limits
 from danet.serving.problems import Problem
 
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "TIFF", "GIF", "BMP", "AVIF")
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP", "AVIF")
 """Of Pillow's formats those that hold pixels alone: none that names a file, runs a program or is drawn from a text."""
 NOT_AN_IMAGE = "send the bytes of a PNG, JPEG, WebP, TIFF, GIF, BMP or AVIF file."
 
@@ -46,7 +46,7 @@ def decode(body: bytes, limits: Limits, longest: int | None) -> UInt8[np.ndarray
     rows, columns = network_size(height, width, longest)
     if (rows, columns) == (height, width):
         return pixels
-    return np.asarray(Image.fromarray(pixels).resize((columns, rows), Image.Resampling.LANCZOS))
+    return np.array(Image.fromarray(pixels).resize((columns, rows), Image.Resampling.LANCZOS))
 
 
 def _check_size(width: int, height: int, limits: Limits, longest: int | None) -> None:

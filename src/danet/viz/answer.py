@@ -152,10 +152,12 @@ def _position_facts(position: PositionView) -> dict[str, Any]:
 
 def _position_tensors(position: PositionView) -> dict[str, np.ndarray]:
     # Rows of the map do not change when all keys move by the same vector, and centred keys round best.
-    middle = position.key.mean(0, dtype=np.float64)
+    with np.errstate(invalid="ignore"):  # what is not finite is refused below
+        middle = position.key.mean(0, dtype=np.float64)
+        centred = position.key - middle
     return {
         **halves("query", position.query),
-        **halves("key", position.key - middle),
+        **halves("key", centred),
         "logsumexp": (position.logsumexp - position.query @ middle).astype("<f4"),
         "features": position.features.astype("<f2"),
         "value": position.value.astype("<f2"),

@@ -294,10 +294,9 @@ def test_the_gate_in_five_stops(opened: Open, encoding: Encoding, page_text: str
         stops.nth(stop).click()
         settled(page)
         labels = position.gate_labels[stop]
-        share = factor * position.share
-        told = "0" if not share else "< 1" if share < 0.005 else f"{100 * share:.0f}"
-        assert f"α = {factor * 0.5:.3g}" in text(page, ".gate-share").replace(".00:", ":").replace("00:", ":")
-        assert f"= {told}{THIN}%." in text(page, ".gate-share")
+        gate, share = factor * 0.5, factor * position.share
+        told = f"{gate:.2f}" if gate else "0.000", f"{100 * share:.0f}" if share >= 0.1 else f"{100 * share:.1f}"
+        assert text(page, ".gate-share") == f"α = {told[0]}: ‖αE‖/‖A‖ = {told[1]}{THIN}%."
         changed = labels != trained
         if stop != 2:
             assert text(page, ".gate-changed").startswith(f"{percent(changed.mean())}{THIN}% of the pixels")
@@ -372,11 +371,11 @@ def test_a_model_has_the_steps_that_it_has(opened: Open, head, steps):
 def test_a_switch_writes_query_key_and_value(opened: Open, page_text: str):
     page = opened(page_text)
     said = page.locator(".step-energy .equation").get_attribute
-    assert said("aria-label") == "e_ij = B_i · C′_j = ∑kB_ikC′_jk"
+    assert said("aria-label") == "e_ij = B_i · C′_j = ∑_k B_ik C′_jk"
     value = text(page, ".energy-above")
     page.locator(".names").check()
     settled(page)
-    assert said("aria-label") == "e_ij = Q_i · K_j = ∑kQ_ikK_jk"
+    assert said("aria-label") == "e_ij = Q_i · K_j = ∑_k Q_ik K_jk"
     assert text(page, ".notation").startswith("Q, K and V are query, key and value")
     assert "its query Q" in text(page, ".step-query .words p")
     assert text(page, ".energy-above") == value

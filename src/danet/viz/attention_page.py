@@ -17,7 +17,7 @@ from markupsafe import Markup
 from danet.files import written_aside
 from danet.viz.answer import AttentionView, answer
 
-MODULES = ("answer", "attention", "words", "stage", "panel", "learn", "share", "server", "app")
+MODULES = ("answer", "attention", "words", "stage", "panel", "steps", "learn", "share", "server", "app")
 """Files of page/, each after those that it imports from."""
 SHEETS = ("style", "learn")
 

@@ -254,12 +254,12 @@ export function caption({ gate, share }) {
 }
 
 /** A gate's figures: two decimals, or three for a small one. */
-function gateText(gate) {
+export function gateText(gate) {
   return decimal(gate, Math.abs(gate) >= 0.1 ? 2 : 3);
 }
 
 /** A branch's share on the features that it is added to: 31 %, 1.2 %. */
-function shareText(share) {
+export function shareText(share) {
   return `${(100 * share).toFixed(share >= 0.1 ? 0 : 1)}\u202f%`;
 }
 

@@ -3,6 +3,7 @@
 import { labelAt, pixelOf, placeOf } from "./answer.js";
 import { byClass, mapOf } from "./attention.js";
 import { add, button, caption, sentence } from "./panel.js";
+import { blend, colour, layer } from "./stage.js";
 import { percent, say } from "./words.js";
 
 const CARD = { width: 1200, height: 630, margin: 48, column: 344, gap: 40 };
@@ -18,7 +19,8 @@ const SOURCE = document.querySelector("[data-served]") ? null : document.documen
 /** What can be downloaded, in the order of the menu; `picture` is the map as shown, without ring and pins. */
 export function shares(view, state, picture) {
   const name = view.name.replace(/\.[^.]*$/, "").replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-|-$/g, "") || "image";
-  const point = view.position ? `${state.x}-${state.y}-${state.direction === "from" ? "looks-at" : "looked-at-by"}` : "labels";
+  const direction = state.direction === "from" ? "looks-at" : "looked-at-by";
+  const point = view.position ? `${state.x}-${state.y}-${direction}` : "labels";
   const canvas = (draw) => async () => blobOf(await draw());
   const all = [
     { key: "share_card", file: `${name}-${point}-card.png`, make: canvas(() => card(view, state, picture)) },
@@ -207,14 +209,11 @@ function captioned(view, state, picture) {
 
 /** The image under its predicted classes. */
 async function overlay(view, opacity) {
-  const canvas = Object.assign(document.createElement("canvas"), { width: view.width, height: view.height });
-  const context = canvas.getContext("2d");
-  const palette = paletteOf(view);
-  const layer = new ImageData(view.width, view.height);
-  view.labels.forEach((label, at) => layer.data.set([...palette.subarray(3 * label, 3 * label + 3), 255], 4 * at));
-  context.drawImage(await createImageBitmap(view.picture), 0, 0);
-  context.globalAlpha = opacity;
-  context.drawImage(await createImageBitmap(layer), 0, 0);
+  const { canvas, context } = layer(view);
+  const classes = layer(view);
+  colour(view, classes, null);
+  blend(context, await createImageBitmap(view.picture));
+  blend(context, classes.canvas, opacity);
   return canvas;
 }
 
@@ -226,7 +225,7 @@ async function labelsPng(view) {
   const header = new Uint8Array([0, 0, 0, 0, 0, 0, 0, 0, 8, 3, 0, 0, 0]); // eight bits a pixel, by palette
   new DataView(header.buffer).setUint32(0, width);
   new DataView(header.buffer).setUint32(4, height);
-  const parts = { IHDR: header, PLTE: paletteOf(view), IDAT: await compressed(lines, "deflate"), IEND: new Uint8Array() };
+  const parts = { IHDR: header, PLTE: palette(view), IDAT: await compressed(lines, "deflate"), IEND: new Uint8Array() };
   const chunks = Object.entries(parts).map(([name, bytes]) => chunk(name, bytes));
   return new Blob([new Uint8Array([137, 80, 78, 71, 13, 10, 26, 10]), ...chunks], { type: "image/png" });
 }
@@ -250,7 +249,7 @@ function crc32(bytes) {
   return ~rest;
 }
 
-function paletteOf({ classes }) {
+function palette({ classes }) {
   return Uint8Array.from(classes.flatMap(({ colour }) => colour.match(/\w\w/g).map((part) => parseInt(part, 16))));
 }
 

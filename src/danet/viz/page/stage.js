@@ -103,7 +103,7 @@ export function createStage(element, view, image) {
 }
 
 /** A canvas at the picture's size, with pixels to fill and a way to put them onto it. */
-function layer({ width, height }, canvas = document.createElement("canvas")) {
+export function layer({ width, height }, canvas = document.createElement("canvas")) {
   Object.assign(canvas, { width, height });
   const context = canvas.getContext("2d");
   const image = context.createImageData(width, height);
@@ -136,7 +136,7 @@ function paint({ canvas, context }, operation, colour) {
   context.globalCompositeOperation = "source-over";
 }
 
-function blend(context, source, alpha = 1, operation = "source-over") {
+export function blend(context, source, alpha = 1, operation = "source-over") {
   Object.assign(context, { globalCompositeOperation: operation, globalAlpha: alpha });
   context.drawImage(source, 0, 0);
   Object.assign(context, { globalCompositeOperation: "source-over", globalAlpha: 1 });
@@ -167,7 +167,7 @@ function hatch({ width, height, grid: [, columns] }, [down, across], pixels, rem
 }
 
 /** The classes' colours, or those of one alone. */
-function colour({ classes, labels }, { pixels, put }, isolated) {
+export function colour({ classes, labels }, { pixels, put }, isolated) {
   const shown = classes.map(({ colour }, index) =>
     isolated === null || isolated === index ? opaque(colour.match(/\w\w/g).map((part) => parseInt(part, 16))) : 0,
   );
@@ -176,7 +176,7 @@ function colour({ classes, labels }, { pixels, put }, isolated) {
 }
 
 /** A colour as a canvas keeps its pixels. */
-function opaque([red, green, blue], alpha = 1) {
+export function opaque([red, green, blue], alpha = 1) {
   return ((Math.round(255 * alpha) << 24) | (blue << 16) | (green << 8) | red) >>> 0;
 }
 

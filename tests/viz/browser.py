@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 from playwright.sync_api import Locator, Page
 
-PICTURE = ".pictures canvas"
+PICTURE = ".stages canvas"
 
 
 def ask(page: Page, question: str, argument: object = None):

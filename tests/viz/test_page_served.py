@@ -245,6 +245,24 @@ def test_seconds_are_told_while_an_image_is_encoded(server: str, browser_window,
     assert said == []
 
 
+@pytest.mark.parametrize(
+    ("event", "field"), [("DragEvent('drop'", "dataTransfer"), ("ClipboardEvent('paste'", "clipboardData")]
+)
+def test_an_image_can_be_dropped_or_pasted(server: str, browser_window, said, photograph: Path, event: str, field: str):
+    page = browser_window(server)
+    page.evaluate(
+        f"""(bytes) => {{
+          const transfer = new DataTransfer();
+          transfer.items.add(new File([new Uint8Array(bytes)], "mine.png", {{ type: "image/png" }}));
+          document.body.dispatchEvent(new {event}, {{ {field}: transfer, bubbles: true, cancelable: true }}));
+        }}""",
+        list(photograph.read_bytes()),
+    )
+    page.wait_for_function(CHOSEN, arg="mine.png")
+    assert ask(page, "danet.view.original_size") == [300, 400]
+    assert said == []
+
+
 REFUSED = "Failed to load resource: the server responded with a status of"
 
 

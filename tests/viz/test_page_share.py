@@ -101,7 +101,7 @@ def written(page: Page) -> list[str]:
 
 def shown(page: Page) -> np.ndarray:
     """The picture of the page as its canvas has it."""
-    return pixels(page.locator(".pictures canvas"))
+    return pixels(page.locator(".stages canvas"))
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -110,7 +110,7 @@ def test_d_saves_a_card_with_the_map_and_what_it_says(opened: Open, tmp_path: Pa
     view = random_view(model=TOY, space=LabelSpace("four", names), shares=dict.fromkeys(names, 0.25))
     page = opened(attention_page([view], "t"), at("street.jpg", 30, 60), color_scheme=scheme)
     with page.expect_download() as found:
-        page.locator(".pictures canvas").press("d")
+        page.locator(".stages canvas").press("d")
     path = saved(found.value, tmp_path)
     assert path.name == "street-30-60-looks-at-card.png"
     card = opened_picture(path)
@@ -260,7 +260,7 @@ def test_a_page_from_a_file_gives_itself_as_it_was(opened: Open, tmp_path: Path)
     assert path.name == "street-attention.html"
     again = opened(path.read_text("utf-8"))
     assert again.title() == "About <these>"
-    assert again.locator(".attend").count() == again.locator(".pictures canvas").count() == 1
+    assert again.locator(".attend").count() == again.locator(".stages canvas").count() == 1
     same(again, views[0])
     again.get_by_role("button", name="second").click()
     again.wait_for_function("() => document.querySelector('.attend').danet.view.name.startsWith('second')")

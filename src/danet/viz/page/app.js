@@ -19,10 +19,10 @@ export async function mount(element, sources) {
   const alone = document.body.classList.contains("attend-page");
   const state = { view: null, place: 0, x: 0, y: 0, direction: "from", map: "light", learn: false, ...OF_VIEW };
   element.lang = language;
-  const bar = add(element, "div", "bar");
-  const gallery = add(bar, "div", "gallery");
+  const menu = add(element, "div", "menu");
+  const gallery = add(menu, "div", "gallery");
   const status = add(element, "p", "status");
-  const pictures = add(element, "div", "pictures");
+  const pictures = add(element, "div", "stages");
   const side = add(element, "div", "side");
   const lesson = add(element, "section", "learn");
   const spoken = add(element, "p", "spoken");
@@ -30,7 +30,7 @@ export async function mount(element, sources) {
   gallery.setAttribute("aria-label", say("images"));
   status.setAttribute("role", "status");
   spoken.setAttribute("aria-live", "polite");
-  const actions = add(bar, "div", "actions");
+  const actions = add(menu, "div", "actions");
   const lessonButton = button(actions, "toggle", say("lesson"), () => teach(!state.learn));
   shareMenu(add(actions, "div", "share"), current);
   const tabs = [];
@@ -294,13 +294,13 @@ function within({ at, direction, map, labels, isolated, taken, learn }, view) {
 }
 
 /** What chooses a file, and on phones a photograph. */
-function addInput(bar, served, receive) {
+function addInput(menu, served, receive) {
   const image = { accept: "image/*" };
   const inputs = served
     ? { choose: image, photograph: { ...image, capture: "environment" } }
     : { choose_answer: { accept: ".safetensors" } };
   for (const [text, settings] of Object.entries(inputs)) {
-    const label = add(bar, "label", `file ${text}`);
+    const label = add(menu, "label", `file ${text}`);
     const input = add(label, "input");
     input.type = "file";
     for (const [name, value] of Object.entries(settings)) input.setAttribute(name, value);
@@ -310,7 +310,7 @@ function addInput(bar, served, receive) {
       input.value = "";
     });
   }
-  add(bar, "span", "note", say("or_drop"));
+  add(menu, "span", "note", say("or_drop"));
 }
 
 /** Files that are dropped or pasted onto `target` go to `receive`. */

@@ -26,13 +26,19 @@ export function steps(view, letters) {
   const keys = view.position ? view.key.length / view.depth : 0;
   const values = { ...letters, depth: view.depth, keys, rows: view.grid[0], columns: view.grid[1] };
   const step = ([name, picture]) => `<li class="step-${name}">
-    <div class="words"><h3>${say(`learn_${name}_title`)}</h3><p>${say(sentenceOf(name, view), values)}</p></div>
+    <div class="words"><h3>${say(`learn_${name}_title`)}</h3><p>${say(`learn_${name}${kindOf(name, view)}`, values)}</p></div>
     ${math(equations(letters, view)[name])}${picture}</li>`;
   return Object.entries(pictures).map(step).join("");
 }
 
-function sentenceOf(name, { windows }) {
-  return name === "energy" && windows ? "learn_energy_centres" : `learn_${name}`;
+/** DRANet's places look at centres, its channels at compact ones. */
+function kindOf(name, view) {
+  if (name === "energy" && view.windows) return "_centres";
+  return name === "channels" && isCompact(view) ? "_compact" : "";
+}
+
+function isCompact({ channel, channel_energy }) {
+  return channel_energy.length < channel.maps.length * channel.total;
 }
 
 function letter(kind, name, index) {
@@ -43,16 +49,16 @@ function sum(index, term) {
   return `<span class="sum">∑<i>${index}</i></span>${term}`;
 }
 
-function equations({ query, key, value }, { channel, channel_energy }) {
+function equations({ query, key, value }, view) {
+  const { channel } = view;
   const [features, gathered] = [letter("features", "A", "i"), letter("gathered", "E", "i")];
   const weight = (name, index) => letter("weight", name, index);
   const projected = `<var>W<sub>${query}</sub></var>${features} + <var>b<sub>${query}</sub></var>`;
   const product = `${letter("query", query, "i")} · ${letter("key", key, "j")}`;
   const products = letter("query", query, "ik") + letter("key", key, "jk");
   const power = (index) => `exp(${weight("e", index)}/<var>τ</var>)`;
-  const compact = channel && channel_energy.length < channel.maps.length * channel.total;
   const rule = (energy) => `${weight("X", "ab")} = softmax<sub>b</sub>(${energy})`;
-  const channels = letter("features", "A", "an") + letter("features", compact ? "K" : "A", "bn");
+  const channels = letter("features", "A", "an") + letter("features", channel && isCompact(view) ? "G" : "A", "bn");
   return {
     features: `${features} ∈ ℝ<sup>C</sup>${channel ? `, <var>C</var> = ${channel.total}` : ""}`,
     query: `${letter("query", query, "i")} = ${projected}`,

@@ -128,6 +128,9 @@ const ENGLISH = {
   learn_channels:
     "Channels gather from channels: the authors’ code weighs those of the lowest energy most, the paper’s text " +
     "those of the highest.",
+  learn_channels_compact:
+    "Channels gather from a sixteenth as many, G, a 1×1 convolution of A: the authors’ code weighs those of the " +
+    "lowest energy most, the paper’s text those of the highest.",
   learn_channels_choose: "Channel",
   learn_channels_before: "before",
   learn_channels_after: "after, by this model’s rule",
@@ -265,6 +268,7 @@ const CHINESE = {
   learn_gate_note: "颜色饱满处：标签不同。论文把这个和也记作 E。",
   learn_channels_title: "通道",
   learn_channels: "通道也从通道汇集：作者的代码给能量最低的通道最大的权重，论文的正文则给能量最高的。",
+  learn_channels_compact: "通道从只有十六分之一数目的通道 G 汇集，G 由 A 经 1×1 卷积得到：作者的代码给能量最低的通道最大的权重，论文的正文则给能量最高的。",
   learn_channels_choose: "通道",
   learn_channels_before: "之前",
   learn_channels_after: "之后（按本模型的规则）",

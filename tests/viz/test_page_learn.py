@@ -329,7 +329,7 @@ def test_channels_by_both_rules_and_which_this_model_was_trained_with(opened: Op
             shares = [float(line.split("\n")[-1].removesuffix(f"{THIN}%")) / 100 for line in lines]
             np.testing.assert_allclose(shares, weights[order], rtol=0.06)
         energy = features[index] @ features.T
-        assert text(page, ".lowest").split(": ")[0] == f"lowest energy, {energy.min():,.0f}"
+        assert text(page, ".lowest").split(": ")[0] == f"lowest energy, {float(f'{energy.min():.3g}'):,g}"
         before = encoding.channels(index).before
         scaled = 255 * (before - before.min()) / (before.max() - before.min())
         np.testing.assert_allclose(pixels(page.locator(".channel-before canvas"))[..., 0], scaled, atol=1)

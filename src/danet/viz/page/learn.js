@@ -7,7 +7,7 @@ import { energies, largest, perplexity, softmax, spread } from "./attention.js";
 import { gateText, shareText } from "./panel.js";
 import { blend, layer, lightOf, magma, opaque } from "./stage.js";
 import { COLDEST, hottest, LETTERS, steps, TICK } from "./steps.js";
-import { say, times, whole } from "./words.js";
+import { language, say, times, whole } from "./words.js";
 
 const MOVES = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
 const LISTED = 5; // channels of each rule
@@ -178,7 +178,7 @@ export function learn(element, view, state, change) {
     const ends = { lowest: Math.min(...row), highest: Math.max(...row) };
     drawTicks(find(".ticks"), row, ends);
     for (const [end, value] of Object.entries(ends)) {
-      write(`.${end}`, say(`learn_channels_${end}`, { energy: whole(value) }));
+      write(`.${end}`, say(`learn_channels_${end}`, { energy: figures(value, 3) }));
     }
     const own = count === channel.total ? channel.maps[k].index : null;
     listChannels(find(".rule-official ol"), softmax(row.map((each) => -each)), own);
@@ -335,6 +335,9 @@ function signed(value) {
 
 /** A share in two figures. */
 function fine(share) {
-  const figures = (100 * share).toLocaleString("en", { maximumSignificantDigits: 2 });
-  return `${share && share < 5e-5 ? "< 0.01" : figures}\u202f%`;
+  return `${share && share < 5e-5 ? "< 0.01" : figures(100 * share, 2)}\u202f%`;
+}
+
+function figures(value, maximumSignificantDigits) {
+  return value.toLocaleString(language, { maximumSignificantDigits });
 }

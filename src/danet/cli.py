@@ -10,7 +10,6 @@ import signal
 import sys
 import traceback
 import warnings
-import webbrowser
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -255,6 +254,8 @@ def serve(options: argparse.Namespace) -> int:
         raise InputError("danet serve needs two packages more; install them with: pip install 'danet[serve]'") from None
     limits = Limits(options.max_bytes, options.max_pixels, options.timeout, options.concurrency)
     server = listen(options.host, options.port)  # what is wrong with these is said before anything heavy is loaded
+
+    import webbrowser
 
     from danet.inference.segmenter import load
     from danet.serving.app import create_app

@@ -31,7 +31,7 @@ export async function mount(element, sources) {
   status.setAttribute("role", "status");
   spoken.setAttribute("aria-live", "polite");
   const actions = add(menu, "div", "actions");
-  const lessonButton = button(actions, "toggle", say("lesson"), () => teach(!state.learn));
+  const lessonButton = button(actions, "toggle", say("lesson"), toggleLesson);
   shareMenu(add(actions, "div", "share"), current);
   const tabs = [];
   let stages = [];
@@ -115,6 +115,11 @@ export async function mount(element, sources) {
     save(await make(), file);
   }
 
+  function toggleLesson() {
+    teach(!state.learn);
+    if (state.learn) lesson.scrollIntoView();
+  }
+
   /** Opens the lesson below the picture, or closes it. */
   function teach(open) {
     state.learn = open;
@@ -176,6 +181,7 @@ export async function mount(element, sources) {
   /** Reads a source once; tells why where that fails, and returns whether it did not. */
   async function load(source) {
     const name = source.title ?? source.name;
+    if (source.image) return true;
     tell(say("opening", { name }));
     try {
       source.view ??= await source.bytes().then(viewOf);
@@ -228,7 +234,7 @@ export async function mount(element, sources) {
   }
 
   async function receive(files) {
-    for (const file of files) {
+    for (const file of [...files]) {
       if (file.name.endsWith(".safetensors")) await join(file.name, () => file.arrayBuffer());
       else if (served) await send(file);
       else tell(say("needs_server", { name: file.name }));
@@ -251,9 +257,9 @@ export async function mount(element, sources) {
   }
   listen(alone ? document : element, receive);
   element.addEventListener("keydown", (event) => {
-    if (!state.view || event.altKey || event.ctrlKey || event.metaKey) return;
-    if (event.key === "l") teach(!state.learn);
-    if (event.key === "d") download();
+    if (!state.view || event.repeat || event.altKey || event.ctrlKey || event.metaKey) return;
+    if (event.key.toLowerCase() === "l") toggleLesson();
+    if (event.key.toLowerCase() === "d") download();
   });
   await openAddress();
 
@@ -273,8 +279,10 @@ function viewOf(bytes) {
 
 /** What of the state an address keeps, and what `within` reads from one. */
 function address(image, { x, y, direction, map, labels, isolated, taken, learn }) {
-  const kept = { image, at: `${x},${y}`, direction, map, labels, isolated, taken, learn };
-  return new URLSearchParams(Object.entries(kept).filter(([, value]) => value || value === 0));
+  const kept = { image, at: `${x},${y}`, isolated, taken: taken || null, learn: learn || null, labels: labels || null };
+  if (direction === "to") kept.direction = direction;
+  if (map === "magma") kept.map = map;
+  return new URLSearchParams(Object.entries(kept).filter(([, value]) => value !== null));
 }
 
 /** The parts of an address that mean something for `view`. */

@@ -21,6 +21,7 @@ from danet.models.compact import CompactPositionAttention
 from danet.models.segmentation import create_model
 from danet.ops.channel import channel_attention_map
 from danet.viz.attention_page import attention_page
+from tests.viz.views import positioned, random_view
 
 NASTY = "<b>&\"'Straße"
 SPACE = LabelSpace("three", ("road", NASTY, "tree"))
@@ -330,9 +331,22 @@ def test_channels_by_both_rules_and_which_this_model_was_trained_with(opened: Op
             np.testing.assert_allclose(shares, weights[order], rtol=0.06)
         energy = features[index] @ features.T
         assert text(page, ".lowest").split(": ")[0] == f"lowest energy, {float(f'{energy.min():.3g}'):,g}"
-        before = encoding.channels(index).before
-        scaled = 255 * (before - before.min()) / (before.max() - before.min())
-        np.testing.assert_allclose(pixels(page.locator(".channel-before canvas"))[..., 0], scaled, atol=1)
+        shown = encoding.channels(index)
+        low, extent = shown.before.min(), np.ptp(shown.before)
+        for state, values in (("before", shown.before), ("after", shown.after)):
+            scaled = 255 * np.clip((values - low) / extent, 0, 1)
+            np.testing.assert_allclose(pixels(page.locator(f".channel-{state} canvas"))[..., 0], scaled, atol=1)
+
+
+def test_it_begins_with_the_place_that_is_looked_at_most_other_than_the_ringed_one(opened: Open):
+    view = random_view()
+    key = positioned(view).query.copy()  # so that places look at themselves
+    energy = positioned(view).query @ key.T
+    place = int(np.flatnonzero(energy.argmax(1) == np.arange(108))[-1])
+    x, y = (place % 12 * 2 + 1) * 127 // 24, (place // 12 * 2 + 1) * 75 // 18
+    page = opened(attention_page([random_view(key=key, name="n")], "t"), (x, y))
+    others = np.delete(energy[place] - energy[place].mean(), place)
+    assert text(page, ".energy-above") == f"+{THIN}{others.max():.2f}"
 
 
 def test_keys_of_dranet_are_windows(opened: Open):

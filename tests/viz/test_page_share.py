@@ -10,7 +10,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page
 
 from danet.data.labels import LabelSpace
-from danet.viz.answer import AttentionView, ModelFacts
+from danet.viz.answer import AttentionView, ModelFacts, answer
 from danet.viz.attention_page import attention_page
 from tests.serving.process import serving
 from tests.viz.test_page_learn import encoded, pixels
@@ -267,6 +267,20 @@ def test_a_page_from_a_file_gives_itself_as_it_was(opened: Open, tmp_path: Path)
     same(again, views[1])
     third = download(again, "This page", tmp_path / "again")
     assert third.read_text("utf-8") == path.read_text("utf-8"), "and so on"
+
+
+def test_a_page_from_a_file_gives_an_answer_that_it_was_given_as_well(opened: Open, tmp_path: Path):
+    own, other = random_view(), random_view(energy=5.0, name="a \"</script>&lt;'.jpg")
+    (tmp_path / "other.safetensors").write_bytes(answer(other))
+    page = opened(attention_page([own], "t"))
+    page.locator("input[type=file]").first.set_input_files(tmp_path / "other.safetensors")
+    page.wait_for_function("() => document.querySelectorAll('.tab').length === 2")
+    page.wait_for_function("() => document.querySelector('.attend').danet.view.name.startsWith('a ')")
+    again = opened(download(page, "This page", tmp_path).read_text("utf-8"))
+    same(again, other)
+    again.get_by_role("button", name="street.jpg").click()
+    again.wait_for_function("() => document.querySelector('.attend').danet.view.name === 'street.jpg'")
+    same(again, own)
 
 
 def test_a_served_page_gives_a_file_with_the_answer_shown(opened: Open, tmp_path: Path):

@@ -62,7 +62,6 @@ export function learn(element, view, state, change) {
       plate.addEventListener("keydown", (event) => {
         if (!MOVES[event.key] || event.altKey || event.ctrlKey || event.metaKey) return;
         event.preventDefault();
-        event.stopPropagation(); // the ringed place stays
         meet(neighbour(view, j, MOVES[event.key]));
       });
     }

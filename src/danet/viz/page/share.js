@@ -1,6 +1,6 @@
 // What can be taken from the page: itself with its answer, a card, the map, the labels, and the map's numbers.
 
-import { labelAt, pixelOf, placeOf } from "./answer.js";
+import { labelAt, pixelOf, placeOf, unpacked } from "./answer.js";
 import { byClass, mapOf } from "./attention.js";
 import { add, button, caption, sentence } from "./panel.js";
 import { blend, colour, layer } from "./stage.js";
@@ -13,8 +13,9 @@ const OPACITY = 0.55; // of the labels over the image, unless another is chosen
 const WIDE = 640; // pixels at least of a map, so that its caption can be read
 const FACE = "system-ui, -apple-system, 'Segoe UI', sans-serif";
 const HELD = 60_000; // milliseconds that a file is kept for its download
-const PLACE = 'data-name="">'; // in the server's file, where the answer goes
-const SOURCE = document.querySelector("[data-served]") ? null : document.documentElement.outerHTML; // before it lives
+const PLACE = '<script type="application/danet"';
+const SERVED = document.querySelector("[data-served]") !== null;
+const SOURCE = SERVED ? null : `<!doctype html>\n${document.documentElement.outerHTML}`; // before it comes to life
 
 /** What can be downloaded, in the order of the menu; `picture` is the map as shown, without ring and pins. */
 export function shares(view, state, picture) {
@@ -84,17 +85,31 @@ export function save(blob, file) {
   setTimeout(() => URL.revokeObjectURL(link.href), HELD);
 }
 
-/** The page as one file that needs no server: the document itself, or the server's with this answer in it. */
+/** The page as one file that needs no server, with this answer in it: the document itself, or the server's file. */
 async function standAlone(view) {
-  if (SOURCE === null) {
-    const reply = await fetch("stand-alone.html");
-    if (!reply.ok) throw new Error(`${reply.status} ${reply.statusText}`);
-    const [before, ...after] = (await reply.text()).split(PLACE); // which the script has as well, further down
-    const answer = await base64(await compressed(view.bytes, "gzip"));
+  const text = SOURCE ?? (await servedPage());
+  const parts = [text];
+  if (SERVED || !(await holds(view))) {
+    const at = text.indexOf(PLACE); // the page's script has these words too, but further down
     const name = view.name.replace(/[&"<]/g, (letter) => `&#${letter.charCodeAt(0)};`);
-    return new Blob([before, `data-name="${name}">`, answer, after.join(PLACE)], { type: "text/html" });
+    const body = await base64(await compressed(view.bytes, "gzip"));
+    parts.splice(0, 1, text.slice(0, at), PLACE, ` data-name="${name}">${body}<`, "/script>", text.slice(at));
   }
-  return new Blob(["<!doctype html>\n", SOURCE], { type: "text/html" });
+  return new Blob(parts, { type: "text/html" });
+}
+
+async function servedPage() {
+  const reply = await fetch("stand-alone.html");
+  if (!reply.ok) throw new Error(`${reply.status} ${reply.statusText}`);
+  return reply.text();
+}
+
+/** Whether the answer of a view is one that the document came with. */
+async function holds({ name, bytes }) {
+  const scripts = [...document.querySelectorAll("script[type='application/danet']")];
+  const named = scripts.filter(({ dataset }) => dataset.name === name);
+  const bodies = await Promise.all(named.map((script) => unpacked(script.textContent)));
+  return bodies.some(({ byteLength }) => byteLength === bytes.byteLength);
 }
 
 /** The numbers of the map, for a program; `point` is a pixel of the image at its own size. */

@@ -232,6 +232,19 @@ def test_it_opens_where_attention_goes_to_another_class(opened: Open):
     assert sorted(figures(page).values()) == ["100\u202f%", "< 1\u202f%"]
 
 
+def test_it_opens_where_attention_goes_to_a_rare_class_rather_than_a_common_one(opened: Open):
+    column = np.arange(108) % 12
+    classes = np.select([column < 4, column < 11], [0, 1], 2).astype(np.uint8)
+    labels = classes[np.arange(127) * 12 // 127][None].repeat(75, 0)
+    query, key = np.zeros((108, 8), np.float32), np.zeros((108, 8), np.float32)
+    key[classes == 1, 0] = key[classes == 2, 1] = 1
+    query[1 * 12 : 1 * 12 + 4, 0] = 20  # of road, one row looks at the common class
+    query[5 * 12 : 5 * 12 + 4, 1] = 20  # and one below it at the rare
+    logsumexp = np.log(np.exp(query @ key.T).sum(1))
+    page = opened(attention_page([random_view(labels=labels, query=query, key=key, logsumexp=logsumexp)]))
+    assert ask(page, "Math.floor(danet.state.place / 12)") == 5
+
+
 def test_the_image_is_dimmed_and_has_its_light_back_where_a_place_looks(opened: Open):
     y, x = np.mgrid[:75, :127]
     image = np.stack([2 * x, 3 * y, 255 - x - y], -1).astype(np.uint8)
@@ -510,6 +523,15 @@ def test_what_is_taken_away_is_striped_and_both_outcomes_are_told(opened: Open):
     settled(page)
     assert np.abs(shown(page) - lit(view, row)).max() <= 2
     assert page.locator(".taken dl").is_hidden()
+
+
+@pytest.mark.parametrize(("grid", "count"), [((5, 5), 2), ((5, 7), 4), ((4, 6), 2), ((1, 3), 1)])
+def test_as_many_are_taken_away_as_python_takes(opened: Open, grid: tuple[int, int], count: int):
+    page = opened(attention_page([random_view(grid=grid)]))
+    page.get_by_role("button", name="Take away").click()
+    settled(page)
+    assert count == min(max(round(0.1 * grid[0] * grid[1]), 1), grid[0] * grid[1] // 2)
+    assert f"without its {count} most attended" in page.locator(".taken").inner_text()
 
 
 def test_pins_stay_and_two_can_stand_side_by_side(opened: Open):

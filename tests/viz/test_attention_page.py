@@ -606,9 +606,9 @@ def test_hovering_tells_class_and_confidence(opened: Open):
         tip, stage = (page.locator(name).bounding_box() for name in (".tip", ".stage"))
         assert tip is not None
         assert stage is not None
-        assert stage["x"] <= tip["x"]
-        if len(told) < 20:
-            assert tip["x"] + tip["width"] <= stage["x"] + stage["width"]
+        for side, extent in (("x", "width"), ("y", "height")):
+            assert stage[side] <= tip[side]
+            assert tip[side] + tip[extent] <= stage[side] + stage[extent]
     page.mouse.move(1, 1)
     assert not page.locator(".tip").is_visible()
 

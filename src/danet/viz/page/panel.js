@@ -49,7 +49,7 @@ export function createPanel(element, view, act) {
   element.replaceChildren();
   const parts = [fillPoint(element, view)];
   if (view.position) parts.push(fillChoice(element, "direction", { from: "looks_at", to: "looked_at_by" }, act));
-  else add(element, "p", "note", say("no_position", view.model));
+  else add(element, "p", "note", say("no_position"));
   parts.push(fillClasses(element, view, act));
   if (view.position) parts.push(fillPlaces(element, view), fillScale(element, act));
   parts.push(fillLabels(element, act));
@@ -267,7 +267,7 @@ export function shareText(share) {
 function fillChannels(element, view) {
   const box = add(element, "details", "channels");
   add(box, "summary", "", say("channels"));
-  if (!view.channel) return add(box, "p", "note", say("no_channel", view.model));
+  if (!view.channel) return add(box, "p", "note", say("no_channel"));
   const { gate, share, maps, total, grid } = view.channel;
   const cells = grid[0] * grid[1];
   const picture = (parent, values, index) =>

@@ -96,6 +96,7 @@ export function createStage(element, view, image) {
   function tip(text, x = 0, y = 0) {
     hint.textContent = text;
     hint.classList.toggle("left", x > width / 2);
+    hint.classList.toggle("up", y > height / 2);
     put(hint, x, y);
   }
 

@@ -38,8 +38,9 @@ export function shares(view, state, picture) {
 export function shareMenu(element, current) {
   const details = add(element, "details");
   const summary = add(details, "summary", "", say("share_menu"));
-  const list = add(details, "ul");
-  const told = add(details, "p", "told");
+  const menu = add(details, "div", "downloads");
+  const list = add(menu, "ul");
+  const told = add(menu, "p", "told");
   told.setAttribute("role", "status");
   const close = () => (details.open = false);
 

@@ -139,6 +139,20 @@ def test_connections_that_say_nothing_or_half_a_word_are_cut(tmp_path):
                 assert heard.startswith(b"HTTP/1.1 200" if words.count(b"GET") == 2 else b"")
 
 
+def test_a_client_that_does_not_take_its_answer_is_cut(tmp_path):
+    with serving(tmp_path, "--timeout", "1") as server, socket.socket() as connection:
+        whole = len(server.get("/v1/examples/scene").body)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", server.port))
+        connection.sendall(b"GET /v1/examples/scene HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        time.sleep(8)
+        heard = 0
+        with suppress(ConnectionResetError):
+            while part := connection.recv(65536):
+                heard += len(part)
+        assert heard < whole
+
+
 def test_a_body_without_a_length_has_the_same_limit(tmp_path):
     with serving(tmp_path, "--max-bytes", "50000") as server:
         body = png(photograph())

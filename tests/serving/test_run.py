@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from danet.config import ModelConfig
+from danet.errors import InputError
 from danet.models.segmentation import build_model
+from danet.serving.run import address, listen
 from danet.weights.bundle import Bundle, save_bundle
 from tests.serving.process import Server, photograph, png, serving
 
@@ -80,6 +82,16 @@ def test_a_model_without_position_attention_is_served_too(tiny: Bundle, tmp_path
         told = server.get("/v1/model").json
         assert (told["name"], told["head"], told["note"]) == (head, head, "")
         assert server.post("/v1/attention", png(photograph())).status == 200
+
+
+@pytest.mark.parametrize(("host", "where"), [("0.0.0.0", "127.0.0.1"), ("127.0.0.1", "127.0.0.1"), ("::1", "[::1]")])
+def test_the_address_is_one_that_a_browser_here_can_open(host: str, where: str):
+    try:
+        server = listen(host, 0)
+    except InputError:
+        pytest.skip(f"This machine has no {host}.")
+    with server:
+        assert address(server) == f"http://{where}:{server.getsockname()[1]}"
 
 
 def test_the_browser_is_opened_if_that_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

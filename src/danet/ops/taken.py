@@ -34,9 +34,9 @@ def position_attention_taken(
         for start in range(0, len(query), step):
             rows = slice(start, start + step)
             scores = product(query[None, rows].to(dtype), key[None].to(dtype).mT)[0]
-            taken = scores.topk(count).indices
+            taken = scores.topk(count, sorted=False).indices
             drawn = torch.rand(scores.shape, generator=generator).to(scores.device).scatter_(1, taken, -1)
-            for output, removed in ((most, taken), (random, drawn.topk(count).indices)):
+            for output, removed in ((most, taken), (random, drawn.topk(count, sorted=False).indices)):
                 weights = scores.scatter(1, removed, -torch.inf).softmax(-1).to(value.dtype)
                 output[rows] = product(weights[None], value[None])[0]
     return most, random

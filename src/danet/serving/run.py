@@ -33,8 +33,9 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def address(server: socket.socket) -> str:
-    """Where a browser finds the server."""
+    """Where a browser on this machine finds the server."""
     host, port = server.getsockname()[:2]
+    host = "127.0.0.1" if host == "0.0.0.0" else "::1" if host == "::" else host
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
@@ -62,23 +63,28 @@ def run(app: ASGIApp, server: socket.socket, limits: Limits) -> None:
             else:
                 self.clock = self.loop.call_later(limits.seconds, self.look)
 
-    # uvicorn ends with the signal that stopped it, which is no failure here.
-    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
+    config = uvicorn.Config(
+        app,
+        http=Patience,
+        ws="none",
+        lifespan="off",
+        log_level="error",
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        limit_concurrency=limits.concurrency + SPARE,
+        timeout_graceful_shutdown=math.ceil(STEPS * limits.seconds),
+    )
+    process = uvicorn.Server(config)
+
+    def end(*_: object) -> None:
+        process.should_exit = True
+
+    # uvicorn has handlers of its own while it runs; before that a signal would be lost, after it one that ended the
+    # server is sent again, which is no failure here.
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        uvicorn.Server(
-            uvicorn.Config(
-                app,
-                http=Patience,
-                ws="none",
-                lifespan="off",
-                log_level="error",
-                access_log=False,
-                proxy_headers=False,
-                server_header=False,
-                limit_concurrency=limits.concurrency + SPARE,
-                timeout_graceful_shutdown=math.ceil(STEPS * limits.seconds),
-            )
-        ).run([server])
+        process.run([server])
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

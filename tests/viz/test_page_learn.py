@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page
+from safetensors.numpy import load
 
 from danet.config import Head, Preprocess
 from danet.data.labels import LabelSpace
@@ -21,6 +22,7 @@ from danet.models.compact import CompactPositionAttention
 from danet.models.segmentation import create_model
 from danet.ops.channel import channel_attention_map
 from danet.viz.attention_page import attention_page
+from tests.serving.process import serving
 from tests.viz.views import positioned, random_view
 
 NASTY = "<b>&\"'Straße"
@@ -394,6 +396,27 @@ def test_a_switch_writes_query_key_and_value(opened: Open, page_text: str):
     assert "its query Q" in text(page, ".step-query .words p")
     assert text(page, ".energy-above") == value
     assert page.locator(".step-energy .of-key").first.inner_text().startswith("K")
+
+
+def test_it_is_the_same_on_a_served_page(chromium: Browser, tmp_path: Path):
+    told = []
+    with serving(tmp_path) as server:
+        tensors = load(server.get("/v1/examples/scene").body)
+        page = chromium.new_page(viewport={"width": 1280, "height": 900}, locale="en")
+        page.on("console", lambda message: told.append(message.text))
+        page.on("pageerror", lambda error: told.append(str(error)))
+        page.goto(f"http://127.0.0.1:{server.port}/#image=scene&at=170,250&learn=1")
+        page.locator(".step-channels").wait_for()
+        point_at(page, ".step-energy", 14 * 32 + 28, (24, 32))
+        query, key = (tensors[name].astype(np.float64) + tensors[f"{name}_rest"] for name in ("query", "key"))
+        energy = key @ query[12 * 32 + 8]
+        assert text(page, ".energy-above") == f"+{THIN}{energy[14 * 32 + 28]:.2f}"
+        page.locator(".marks button", has_text="transformer").click()
+        settled(page)
+        even = softmax(energy / 4) @ tensors["value"].astype(np.float64)
+        np.testing.assert_allclose(rgb(page, ".swatch-gathered"), colours(even), atol=1)
+        page.close()
+    assert told == []
 
 
 def test_arrow_keys_move_the_second_place_and_not_the_ring(opened: Open, encoding: Encoding, page_text: str):

@@ -652,6 +652,7 @@ def test_the_address_keeps_image_point_and_view(opened: Open):
         ordinary = opened(text, nonsense)
         assert ask(ordinary, "danet.view.name") == "first"
         assert ask(ordinary, "[danet.state.direction, danet.state.map, danet.state.labels]") == ["from", "light", 0]
+        assert ask(ordinary, "danet.state.x < 127 && danet.state.y < 75 && danet.state.isolated === null")
 
 
 def test_another_image_keeps_the_point_for_comparison(opened: Open):

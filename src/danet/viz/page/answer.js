@@ -90,7 +90,10 @@ function numbers(dtype, buffer) {
   if (buffer.byteLength % BYTES[dtype]) throw new Error("cut off");
   if (dtype === "U8") return new Uint8Array(buffer);
   if (dtype === "F32") return new Float32Array(buffer);
-  return Float32Array.from(new Uint16Array(buffer), (code) => HALVES[code]);
+  const codes = new Uint16Array(buffer);
+  const values = new Float32Array(codes.length);
+  for (let i = 0; i < codes.length; i++) values[i] = HALVES[codes[i]];
+  return values;
 }
 
 /** The value of each float16, by its 16 bits. */

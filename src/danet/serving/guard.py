@@ -59,7 +59,8 @@ class Guard:
                 "wrong_host",
                 f"The request is for the host {host!r}; this server answers to {allowed}: open it by one of these.",
             )
-        if headers.get("sec-fetch-site") == "cross-site" and scope["method"] not in ("GET", "HEAD"):
+        others = headers.get("sec-fetch-site") in ("cross-site", "same-site")
+        if others and scope["method"] not in ("GET", "HEAD"):
             origin = headers.get("origin", "")
             if origin not in self.origins and "*" not in self.origins:
                 words = f"The page of {origin!r} may not send images here"

@@ -18,9 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from danet.inference.network import GroupSum
+from danet.models.convolution import quicken
 from danet.ops.product import product
 from danet.ops.tiles import KEYS, QUERIES
+from danet.ops.winograd import convolution_3x3
 from danet.training.provenance import describe_run
 
 REPETITIONS = 15
@@ -33,11 +34,11 @@ def parts() -> dict[str, Work]:
     query, key, value = torch.randn(1, QUERIES, 64), torch.randn(1, KEYS, 64), torch.randn(1, KEYS, 512)
     weights = torch.rand(1, QUERIES, KEYS)
     powers = torch.empty_like(weights)
-    convolution = nn.Conv2d(2048, 512, 3, padding=1).to(memory_format=torch.channels_last)
-    groups = GroupSum(convolution).to(memory_format=torch.channels_last)
+    plain = nn.Conv2d(2048, 512, 3, padding=1).to(memory_format=torch.channels_last)
+    groups = nn.Sequential(deepcopy(plain).bfloat16())
+    quicken(groups)
     features = torch.randn(1, 2048, 45, 60).to(memory_format=torch.channels_last)
-    half = [x.bfloat16() for x in (features, convolution.weight, convolution.bias)]
-    half_groups = GroupSum(deepcopy(convolution)).bfloat16().to(memory_format=torch.channels_last)
+    half = [x.bfloat16() for x in (features, plain.weight, plain.bias)]
     entries = QUERIES * KEYS / 1e9
     work = 2 * 2700 * 9 * 2048 * 512 / 1e9
     return {
@@ -48,13 +49,13 @@ def parts() -> dict[str, Work]:
             lambda: torch.exp(weights, out=powers),
             entries,
         ),
-        "3×3 on 2,048 channels, float32: groups for one": (
-            lambda: groups(features),
-            lambda: F.conv2d(features, convolution.weight, convolution.bias, padding=1),
+        "3×3 on 2,048 channels, float32: Winograd's for the sum": (
+            lambda: convolution_3x3(features, plain.weight),
+            lambda: F.conv2d(features, plain.weight, padding=1),
             work,
         ),
         "3×3 on 2,048 channels, bfloat16: groups for one": (
-            lambda: half_groups(half[0]),
+            lambda: groups(half[0]),
             lambda: F.conv2d(*half, padding=1),
             work,
         ),

@@ -8,22 +8,18 @@ from collections.abc import Iterator
 from typing import cast
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from danet.models.convolution import QuickConvolution, quicken
 from danet.models.layers import ConvNormAct
 from danet.models.segmentation import SegmentationModel
-
-# Input channels whose rows a core's cache still holds under a 3×3 kernel.
-GROUP = 512
 
 
 def ready(model: SegmentationModel, device: torch.device) -> SegmentationModel:
     """A frozen copy of `model` in eval mode on `device`, channels last, each BatchNorm folded into its convolution.
 
-    On CPU the heads' 3×3 convolutions of many channels become sums over groups of these.
+    On CPU 3×3 convolutions of many channels take the fastest way that there is.
     """
     model = copy.deepcopy(model).eval().requires_grad_(False)
     for convolution, norm in list(_with_norm(model)):
@@ -31,28 +27,8 @@ def ready(model: SegmentationModel, device: torch.device) -> SegmentationModel:
         model.set_submodule(convolution, fuse_conv_bn_eval(*layers))
         model.set_submodule(norm, nn.Identity())
     if device.type == "cpu":
-        for layer in model.modules():
-            if isinstance(layer, ConvNormAct) and layer.conv.kernel_size == (3, 3) and layer.conv.in_channels > GROUP:
-                layer.conv = GroupSum(layer.conv)  # pyright: ignore[reportAttributeAccessIssue]
+        quicken(model)
     return model.to(device).to(memory_format=torch.channels_last)
-
-
-class GroupSum(nn.Module):
-    """The 3×3 convolution of a ConvNormAct as the sum of convolutions of `GROUP` input channels each."""
-
-    def __init__(self, convolution: nn.Conv2d) -> None:
-        super().__init__()
-        self.weights = nn.ParameterList(
-            nn.Parameter(weight.contiguous(), requires_grad=False) for weight in convolution.weight.split(GROUP, dim=1)
-        )
-        self.bias = convolution.bias
-
-    def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k h w"]:
-        groups = features.split(GROUP, dim=1)
-        total = F.conv2d(groups[0], self.weights[0], self.bias, padding=1)
-        for group, weight in list(zip(groups, self.weights, strict=True))[1:]:
-            total += F.conv2d(group, weight, padding=1)
-        return total
 
 
 def _with_norm(model: SegmentationModel) -> Iterator[tuple[str, str]]:
@@ -61,13 +37,21 @@ def _with_norm(model: SegmentationModel) -> Iterator[tuple[str, str]]:
         if isinstance(layer, ConvNormAct):
             yield f"{name}.conv", f"{name}.norm"
     try:
-        traced = fx.symbolic_trace(model.backbone)
+        graph = _Tracer().trace(model.backbone)
     except Exception:  # whatever a foreign network does in its forward: unfolded it is as right, and a little slower
         return
-    layers = dict(traced.named_modules())
-    calls = {node: str(node.target) for node in traced.graph.nodes if node.op == "call_module"}
+    layers = dict(model.backbone.named_modules())
+    calls = {node: str(node.target) for node in graph.nodes if node.op == "call_module"}
     for node, norm in calls.items():
         source = node.args[0]
         convolution = calls.get(source) if isinstance(source, fx.Node) and len(source.users) == 1 else None
-        if convolution and type(layers[convolution]) is nn.Conv2d and type(layers[norm]) is nn.BatchNorm2d:
+        plain = convolution and type(layers[convolution]) in (nn.Conv2d, QuickConvolution)
+        if plain and type(layers[norm]) is nn.BatchNorm2d:
             yield f"backbone.{convolution}", f"backbone.{norm}"
+
+
+class _Tracer(fx.Tracer):
+    """Does not look into a convolution that was quickened for training."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, QuickConvolution) or super().is_leaf_module(m, module_qualified_name)

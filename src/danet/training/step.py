@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from contextlib import ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -16,9 +17,10 @@ from danet.data.dataset import stateless_seed
 from danet.data.transforms import normalise
 from danet.errors import InputError
 from danet.inference.device import Precision, autocast
+from danet.models.convolution import quicken
 from danet.models.segmentation import SegmentationModel
 from danet.processes import ALONE, Processes
-from danet.training.checkpointing import checkpointed
+from danet.training.checkpointing import checkpointed, fine
 from danet.training.gates import keep_sign
 from danet.training.losses import Criterion, segmentation_losses
 from danet.training.norm import freeze_statistics, frozen, synchronise
@@ -37,15 +39,24 @@ class Losses(nn.Module):
         self.model, self.criterion = model, criterion
         self.precision: Precision = precision
         self.weights = {"branch_weight": config.optim.branch_weight, "auxiliary_weight": config.optim.auxiliary_weight}
-        self.surround = checkpointed if config.checkpointing else nullcontext
+        self.config = config
         self.classify = torch.compile(model.classify) if config.compile else model.classify
 
     def forward(
         self, images: Float[Tensor, "b c H W"], masks: Int64[Tensor, "b H W"], totals: Float[Tensor, 2]
     ) -> dict[str, Float[Tensor, ""]]:
-        with autocast(images.device, self.precision), self.surround(self.model.backbone):
+        with autocast(images.device, self.precision), self._sparing(images):
             logits = self.classify(images)
         return segmentation_losses(logits, masks, self.model.enlarge, self.criterion, totals, **self.weights)
+
+    def _sparing(self, images: Tensor) -> AbstractContextManager[None]:
+        """What surrounds a forward pass, so that less is kept for the backward pass."""
+        backbone = self.model.backbone
+        if self.config.checkpointing:
+            return checkpointed(backbone)
+        if self.config.compile or self.model.anatomy.channels_last:
+            return nullcontext()
+        return checkpointed(backbone, partial(fine, images.shape))
 
 
 def unused(model: SegmentationModel, channels: int) -> list[nn.Parameter]:
@@ -102,6 +113,8 @@ class Stepper:
             if not frozen(config):
                 synchronise(model, device)
         learn(model, config)
+        if device.type == "cpu":
+            quicken(model)
         losses = Losses(model, config, criterion, precision)
         self.losses: Any = losses
         if processes.count > 1:

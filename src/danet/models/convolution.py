@@ -1,0 +1,56 @@
+"""3×3 convolutions by the fastest way that a CPU has to the same sums; results/parts.csv has what each brings."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from danet.ops.winograd import convolution_3x3, fullness
+
+GROUP = 512
+"""Input channels whose rows a core's cache still holds under a 3×3 kernel."""
+WIDE, TILES, FULL = 128, 128, 0.75
+"""From so many channels in and out, tiles, and such a share of them inside the map, Winograd's algorithm is faster."""
+
+
+def quicken(model: nn.Module) -> None:
+    """Let the 3×3 convolutions of `model` take the fastest way; names, parameters and function stay the same."""
+    for layer in model.modules():
+        if (
+            type(layer) is nn.Conv2d
+            and (layer.kernel_size, layer.stride, layer.groups) == ((3, 3), (1, 1), 1)
+            and layer.padding == layer.dilation
+            and layer.dilation[0] == layer.dilation[1]
+            and layer.padding_mode == "zeros"
+            and min(layer.in_channels, layer.out_channels) >= WIDE
+        ):
+            layer.__class__ = QuickConvolution
+
+
+class QuickConvolution(nn.Conv2d):
+    """A 3×3 convolution that on a CPU goes by Winograd's algorithm in float32, where its map is large enough.
+
+    Without a gradient, one of many channels that does not is the sum of convolutions of `GROUP` input channels each.
+    """
+
+    def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k h w"]:
+        if input.device.type != "cpu" or torch.compiler.is_compiling():
+            return super().forward(input)
+        padding = self.dilation
+        if self._by_winograd(input):
+            found = convolution_3x3(input, self.weight, padding[0])
+            return found if self.bias is None else found + self.bias.view(-1, 1, 1)
+        if torch.is_grad_enabled() or self.in_channels <= GROUP:
+            return super().forward(input)
+        groups, weights = input.split(GROUP, 1), self.weight.split(GROUP, 1)
+        total = F.conv2d(groups[0], weights[0].contiguous(), self.bias, 1, padding, self.dilation)
+        for group, weight in list(zip(groups, weights, strict=True))[1:]:
+            total += F.conv2d(group, weight.contiguous(), None, 1, padding, self.dilation)
+        return total
+
+    def _by_winograd(self, input: Tensor) -> bool:
+        # In bfloat16, where the processor has that, the plain sum is as fast and more exact.
+        if input.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
+            return False
+        tiles, full = fullness(input.shape, self.dilation[0])
+        return tiles >= TILES and full >= FULL

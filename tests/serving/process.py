@@ -105,10 +105,12 @@ def serving(folder: Path, *options: str) -> Iterator[Server]:
     try:
         yield Server(process, int(found[1]), log)
     finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
+        process.terminate()
+        try:
             process.wait(60)
-        process.stdout.close()
+        finally:
+            process.kill()
+            process.stdout.close()
     assert "Traceback" not in log.read_text(), log.read_text()
 
 

@@ -6,11 +6,13 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from danet.config import RunConfig, read_config
 from danet.errors import InputError
 from danet.models.segmentation import build_model
-from danet.training.checkpointing import blocks
+from danet.training import checkpointing
+from danet.training.checkpointing import blocks, fine
 from danet.training.losses import Criterion
 from danet.training.norm import norms
 from danet.training.state import State
@@ -114,6 +116,28 @@ def test_checkpointing_keeps_less(batch):
             taken.losses(images, batch[1], torch.ones(2))
         kept[on] = sum(saved.values())
     assert kept[True] < 0.6 * kept[False]
+
+
+def test_only_blocks_on_fine_and_large_maps_are_computed_anew_unasked(batch, monkeypatch):
+    """Of a ResNet these are the first stage, at stride 4, and what begins the second."""
+    assert fine(torch.Size((1, 3, 96, 128)), torch.zeros(1, 4096, 24, 32))
+    assert not fine(torch.Size((1, 3, 96, 128)), torch.zeros(1, 64, 24, 32))  # not worth it
+    assert not fine(torch.Size((1, 3, 96, 128)), torch.zeros(1, 2**16, 12, 16))
+    plain_losses, plain = steps(config(), batch)
+    anew = []
+
+    def noted(forward, *inputs, **settings):
+        anew.append(forward.__self__)
+        return checkpoint(forward, *inputs, **settings)
+
+    monkeypatch.setattr(checkpointing, "LARGE", 1)
+    monkeypatch.setattr(checkpointing, "checkpoint", noted)
+    losses, model = steps(config(), batch)
+    backbone = model.backbone
+    assert set(anew) == {*backbone.layer1, backbone.layer2[0]}
+    for one, two in zip(plain_losses, losses, strict=True):
+        assert two == pytest.approx(one, rel=1e-6)
+    assert_same(plain, model, 1e-6)
 
 
 def test_half_precision_learns_as_single(batch):

@@ -145,12 +145,23 @@ def test_a_client_that_does_not_take_its_answer_is_cut(tmp_path):
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.connect(("127.0.0.1", server.port))
         connection.sendall(b"GET /v1/examples/scene HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        time.sleep(8)
+        time.sleep(10)
         heard = 0
         with suppress(ConnectionResetError):
             while part := connection.recv(65536):
                 heard += len(part)
         assert heard < whole
+
+
+def test_a_connection_that_is_kept_is_not_cut_between_requests(tmp_path):
+    with serving(tmp_path, "--timeout", "1") as server:
+        connection, body = server.connect(), png(photograph())
+        start = time.perf_counter()
+        while time.perf_counter() - start < 8:
+            connection.request("POST", "/v1/segment", body)
+            assert take(connection).status == 200
+            time.sleep(0.3)
+        connection.close()
 
 
 def test_a_body_without_a_length_has_the_same_limit(tmp_path):

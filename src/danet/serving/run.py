@@ -47,18 +47,22 @@ def run(app: ASGIApp, server: socket.socket, limits: Limits) -> None:
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
-            self.seen, self.steps = self.cycle, 0
+            self.seen, self.steps = self.state, 0
             self.clock = self.loop.call_later(limits.seconds, self.look)
 
         def connection_lost(self, exc: Exception | None) -> None:
             self.clock.cancel()
             super().connection_lost(exc)
 
+        @property
+        def state(self) -> tuple[object, bool]:
+            """The request that was last, and whether it is over."""
+            return self.cycle, self.cycle is None or self.cycle.response_complete
+
         def look(self) -> None:
-            self.steps = self.steps + 1 if self.seen is self.cycle else 1
-            self.seen = self.cycle
-            waiting = self.cycle is None or self.cycle.response_complete
-            if self.steps >= (1 if waiting else STEPS):
+            self.steps = self.steps + 1 if self.seen == self.state else 0
+            self.seen = self.state
+            if self.steps >= (1 if self.seen[1] else STEPS):
                 self.transport.abort()
             else:
                 self.clock = self.loop.call_later(limits.seconds, self.look)

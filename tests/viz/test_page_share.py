@@ -123,11 +123,13 @@ def test_d_saves_a_card_with_the_map_and_what_it_says(opened: Open, tmp_path: Pa
     picture = Image.fromarray(card[48 : 48 + down, 48 : 48 + across].astype(np.uint8)).resize(
         (127, 75), Image.Resampling.BOX
     )
-    differs = np.abs(np.asarray(picture).astype(int) - shown(page)).max(-1) > 24
     y, x = np.mgrid[:75, :127]
-    ring = np.hypot(x - 30, y - 60) < 5
-    assert differs[ring].any(), "the place is ringed"
-    assert differs[~ring].mean() < 0.05
+    far = np.hypot(x - 30, y - 60) > 5
+    differs = np.abs(np.asarray(picture).astype(int) - shown(page)).max(-1) > 24
+    assert differs[far].mean() < 0.05
+    across, down = round(48 + 30.5 * factor), round(48 + 60.5 * factor)
+    assert card[down, across + 13].min() > 250, "the place is ringed in white"
+    assert card[down, across + 14 : across + 19].max(-1).min() < 60, "and dark, as no place of a white picture is"
     lines = written(page)
     assert {"position gate α = 0.42", f"share ‖αE‖/‖A‖ = 31{THIN}%", "street-tiny", "street.jpg", "danet"} <= set(lines)
     sentence = page.locator(".spoken")

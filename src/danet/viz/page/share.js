@@ -72,7 +72,6 @@ export function shareMenu(element, current) {
       summary.focus();
     } else return;
     event.preventDefault();
-    event.stopPropagation();
   });
   document.addEventListener("pointerdown", ({ target }) => details.contains(target) || close());
 }

@@ -95,7 +95,7 @@ function positionPictures(view, { query, key }) {
   const [energy, weight] = [letter("weight", "e", "ij"), letter("weight", "S", "ij")];
   const chart = (kind, of) => `<svg class="chart bars-${kind}" viewBox="0 -1 ${depth} 2" preserveAspectRatio="none"
     aria-hidden="true"><path class="axis" d="M0 0H${depth}"/><path class="of-${of}"/></svg>`;
-  const swatch = (kind, name) => `<span class="legend"><i class="swatch-${kind}"></i>${letter(kind, name, "i")}</span>`;
+  const swatch = (kind, name) => `<span class="named"><i class="swatch-${kind}"></i>${letter(kind, name, "i")}</span>`;
   const mark = (value, name, label) => `<button type="button" value="${value}"><b>${name}</b>${say(label)}</button>`;
   const stop = (multiple, at) => `<label><input type="radio" name="stop" value="${at}">
     <span>${MULTIPLES[multiple] ?? `${multiple} α`}</span></label>`;

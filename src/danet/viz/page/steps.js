@@ -25,8 +25,9 @@ export function steps(view, letters) {
   const pictures = { ...(view.position && positionPictures(view, letters)), ...(view.channel && channelPicture(view)) };
   const keys = view.position ? view.key.length / view.depth : 0;
   const values = { ...letters, depth: view.depth, keys, rows: view.grid[0], columns: view.grid[1] };
+  const sentence = (name) => say(`learn_${name}${kindOf(name, view)}`, values);
   const step = ([name, picture]) => `<li class="step-${name}">
-    <div class="words"><h3>${say(`learn_${name}_title`)}</h3><p>${say(`learn_${name}${kindOf(name, view)}`, values)}</p></div>
+    <div class="words"><h3>${say(`learn_${name}_title`)}</h3><p>${sentence(name)}</p></div>
     ${math(equations(letters, view)[name])}${picture}</li>`;
   return Object.entries(pictures).map(step).join("");
 }

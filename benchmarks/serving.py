@@ -4,7 +4,7 @@
 
 street-tiny and drawn streets of 480×640 as PNG files, a server process of its own on this machine, answers in gzip.
 Milliseconds are from a request to its whole answer, on a connection that is kept. Every answer is compared with that of
-its own image, asked for alone; memory is the server's before and after. Takes about two minutes.
+its own image, asked for alone; memory is the server's before and after. Takes about three minutes.
 """
 
 import argparse

@@ -95,7 +95,7 @@ class _Convolution(torch.autograd.Function):
                 some = slice(start, start + GROUP)
                 if grad_weight is not None:
                     inputs = tiling.inputs(features[:, some])
-                    grad_weight[:, some] = _weights_back(_products(products.mT, inputs))
+                    grad_weight[:, some] = _weights_back(_products(inputs.mT, products))
                     del inputs
                 if grad_features is not None:
                     kernels = _weights(weight[:, some])
@@ -114,8 +114,8 @@ def _weights(weight: Float[Tensor, "k c 3 3"]) -> Float[Tensor, "36 k c"]:
     return _apply(WEIGHT, weight.permute(2, 3, 0, 1).reshape(9, *weight.shape[:2]))
 
 
-def _weights_back(grad: Float[Tensor, "36 k c"]) -> Float[Tensor, "k c 3 3"]:
-    return _apply(WEIGHT.T, grad).unflatten(0, (3, 3)).permute(2, 3, 0, 1)
+def _weights_back(grad: Float[Tensor, "36 c k"]) -> Float[Tensor, "k c 3 3"]:
+    return _apply(WEIGHT.T, grad).unflatten(0, (3, 3)).permute(3, 2, 0, 1)
 
 
 class Tiling(NamedTuple):

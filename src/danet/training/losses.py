@@ -83,7 +83,8 @@ def segmentation_losses(
     weights = {"fused": 1.0, "auxiliary": auxiliary_weight}
 
     def loss(small: Tensor, weight: float) -> Tensor:
-        return weight * criterion(enlarge(small, masks.shape[-2:]), masks, totals)
+        # Class by class while small: enlarged channels last, torch's softmax would copy it each way.
+        return weight * criterion(enlarge(small.contiguous(), masks.shape[-2:]), masks, totals)
 
     return {
         name: checkpoint(loss, small, weights.get(name, branch_weight), use_reentrant=False, preserve_rng_state=False)

@@ -1,5 +1,7 @@
 """The losses against the definition, written out pixel by pixel in float64."""
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -212,21 +214,44 @@ def test_every_classifier_has_its_weighted_loss(batch):
     assert losses["fused"].item() == pytest.approx(criterion(logits, masks, totals).item())
 
 
+class Kept:
+    """What autograd keeps of a tensor; it is gone with the graph."""
+
+    def __init__(self, tensor):
+        self.tensor = tensor
+
+
 def test_nothing_of_the_images_size_is_kept_for_the_backward_pass():
-    """What is saved for it, for three classifiers of 19 classes, is smaller than one of their enlarged logits."""
     small = {name: torch.randn(1, 19, 8, 8, requires_grad=True) for name in ("fused", "position", "channel")}
     masks = torch.randint(0, 19, (1, 64, 64))
-    saved = {}
+    noted = []
 
     def note(tensor):
-        saved[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
-        return tensor
+        kept = Kept(tensor)
+        noted.append((weakref.ref(kept), tensor.numel()))
+        return kept
 
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda kept: kept.tensor):
         losses = segmentation_losses(small, masks, bilinear, Criterion())
-    assert sum(saved.values()) < 19 * 64 * 64 * 4
+    assert max(size for _, size in noted) >= 19 * 64 * 64  # it was there, one classifier after the other
+    assert sum(size for kept, size in noted if kept() is not None) < 64 * 64
     torch.stack(list(losses.values())).sum().backward()
-    assert all(logits.grad.any() for logits in small.values())
+    for logits in small.values():
+        (expected,) = torch.autograd.grad(
+            Criterion()(bilinear(logits, (64, 64)), masks, Criterion().totals(masks)), logits
+        )
+        assert torch.allclose(logits.grad, expected, rtol=1e-5, atol=1e-9)
+
+
+def test_small_gradients_of_half_precision_outlast_the_images_size():
+    """The gradient is taken before a scaler enlarges it, and must not vanish there."""
+    small = torch.randn(1, 3, 4, 4).half().requires_grad_()
+    masks = torch.randint(0, 3, (1, 256, 256))
+    totals = Criterion().totals(masks) * 2**20  # as a small part of a large batch
+    (loss,) = segmentation_losses({"fused": small}, masks, bilinear, Criterion(), totals).values()
+    (2.0**16 * loss).backward()
+    assert small.grad.dtype == torch.float16
+    assert small.grad.abs().min() > 0
 
 
 COUNTS = torch.tensor([[60, 20, 0, 0], [40, 0, 30, 0]])

@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from danet.data.labels import IGNORE_INDEX
 
@@ -76,20 +76,35 @@ def segmentation_losses(
     """The weighted loss of each classifier by name ("fused", "position", …); training minimises their sum.
 
     logits: at the features' size, as SegmentationModel.classify gives them; `enlarge` brings them to the masks', as
-    SegmentationModel.enlarge does, within a checkpoint: what is that large is kept for no backward pass, and is made
-    again there, one classifier after the other. totals: the batch's, of which these images may be a part.
+    SegmentationModel.enlarge does, one classifier after the other, and the gradient is taken there and then: what is
+    that large is kept for no backward pass. totals: the batch's, of which these images may be a part.
     """
     totals = criterion.totals(masks) if totals is None else totals
     weights = {"fused": 1.0, "auxiliary": auxiliary_weight}
 
-    def loss(small: Tensor, weight: float) -> Tensor:
-        # Class by class while small: enlarged channels last, torch's softmax would copy it each way.
-        return weight * criterion(enlarge(small.contiguous(), masks.shape[-2:]), masks, totals)
+    def loss(small: Tensor) -> Tensor:
+        return criterion(enlarge(small, masks.shape[-2:]), masks, totals)
 
-    return {
-        name: checkpoint(loss, small, weights.get(name, branch_weight), use_reentrant=False, preserve_rng_state=False)
-        for name, small in logits.items()
-    }
+    return {name: weights.get(name, branch_weight) * _AtOnce.apply(small, loss) for name, small in logits.items()}
+
+
+class _AtOnce(torch.autograd.Function):
+    """A loss whose gradient is computed together with it: as sparing as a checkpoint, without a second pass."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
+        # Not in half precision, in which a gradient that no scaler has enlarged yet may vanish; and class by class
+        # while small: enlarged channels last, torch's softmax would copy it each way.
+        precise = logits.detach().to(torch.promote_types(logits.dtype, torch.float32)).contiguous()
+        with torch.enable_grad(), torch.autocast(logits.device.type, enabled=False):
+            value = loss(precise.requires_grad_())
+            (ctx.grad,) = torch.autograd.grad(value, precise)
+        ctx.type = logits.dtype
+        return value.detach()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return (grad * ctx.grad).to(ctx.type), None
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ from PIL import Image
 from danet.data.dataset import Dataset
 from danet.data.labels import LabelSpace
 from danet.data.sources import open_source
+from danet.errors import InputError
 from danet.inference.segmenter import Segmenter
 from danet.training.summary import attention_views
 from danet.viz.attention_page import figure
@@ -276,3 +277,8 @@ def test_numbers_read_well():
         "1e−5",
         "0",
     ]
+
+
+def test_a_report_that_cannot_be_written_says_so_in_a_line(tmp_path):
+    with pytest.raises(InputError, match=r"report\.html cannot be written \(No such file or directory\); make room"):
+        write_report(tmp_path / "none" / "report.html", ReportData("t", SPACE))

@@ -106,6 +106,14 @@ def small(tmp_path):
 
 
 @pytest.mark.parametrize("layout", ["original", "mmseg"])
+def test_the_tag_of_the_weights_that_a_network_began_with_is_no_obstacle(layout, small):
+    bundle = convert(small(), **small.settings)
+    tagged = replace(bundle, model_config=bundle.model_config.model_copy(update={"backbone": "resnet18.tv_in1k"}))
+    torch.save(export(tagged, layout), small.folder / "own.pth")
+    assert convert(small.folder / "own.pth", labels=small.labels).model_config == bundle.model_config
+
+
+@pytest.mark.parametrize("layout", ["original", "mmseg"])
 def test_a_bundle_goes_to_a_checkpoint_and_back_without_any_option(layout, small, capsys, monkeypatch):
     monkeypatch.chdir(small.folder)
     assert main(["convert", str(small(layout)), "--labels", "labels.yaml", "--multi-grid", "2,3", "--output-stride",

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from danet.files import written_aside
+from danet.files import explained, written_aside
 from danet.viz.answer import AttentionView, answer
 
 MODULES = ("answer", "attention", "words", "stage", "panel", "steps", "learn", "share", "server", "app")
@@ -23,9 +23,9 @@ SHEETS = ("style", "learn")
 
 
 def write_attention_page(path: str | Path, views: Sequence[AttentionView], title: str) -> Path:
-    """Write `attention_page`, whole or not at all, and return its path."""
+    """Write `attention_page`, whole or not at all, and return its path. Raises InputError where that cannot be."""
     path = Path(path)
-    with written_aside(path) as aside:
+    with explained(path, "make room, or allow it"), written_aside(path) as aside:
         aside.write_text(attention_page(views, title), encoding="utf-8")
     return path
 

@@ -20,7 +20,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from danet.data.labels import IGNORE_INDEX, LabelSpace
-from danet.files import written_aside
+from danet.files import explained, written_aside
 from danet.models.attention import SIGNS
 from danet.viz.answer import AttentionView
 from danet.viz.answer import jpeg as jpeg_file
@@ -78,9 +78,9 @@ class ReportData:
 
 
 def write_report(path: str | Path, data: ReportData) -> Path:
-    """Write the page, whole or not at all, and return its path."""
+    """Write the page, whole or not at all, and return its path; raises InputError where it cannot be written."""
     path = Path(path)
-    with written_aside(path) as aside:
+    with explained(path, "make room, or allow it"), written_aside(path) as aside:
         aside.write_text(render(data), encoding="utf-8")
     return path
 

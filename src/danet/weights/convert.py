@@ -99,6 +99,8 @@ def export(bundle: Bundle, layout: str) -> dict[str, Any]:
     Raises InputError for an unknown layout, and for a model that the layout cannot hold.
     """
     config, model, preprocess = bundle.model_config, bundle.model, bundle.preprocess
+    # timm's tag tells which weights it began with, and nothing of the network.
+    config = config.model_copy(update={"backbone": config.backbone.partition(".")[0]})
     state = model.state_dict()
     heads = ("danet", "dranet") if layout == "original" else ("danet",)
     usual = Preprocess()

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from danet.ops.winograd import GROUP, INPUT, OUTPUT, WEIGHT, convolution_3x3, fullness
+from danet.ops.winograd import GROUP, INPUT, OUTPUT, WEIGHT, convolution_3x3, convolutions_3x3, fullness
 
 CHANNELS_LAST = torch.channels_last
 
@@ -55,6 +55,19 @@ def test_it_is_the_convolution_at_any_size(batch, channels, out, height, width, 
 def test_channels_are_summed_in_groups(channels):
     for ours, theirs in compared(*tensors(1, channels, 3, 9, 7), 2):
         assert torch.allclose(ours, theirs, rtol=0, atol=1e-12)
+
+
+def test_several_of_the_same_features_are_each_the_convolution():
+    features, weight = tensors(2, GROUP + 5, 3, 9, 7)
+    other = tensors(1, GROUP + 5, 6, 3, 3, seed=5)[1]
+    found = convolutions_3x3(features, [weight, other.detach(), other], 2)
+    expected = [F.conv2d(features, one, padding=2, dilation=2) for one in (weight, other, other)]
+    grads = [torch.randn(values.shape, generator=torch.Generator().manual_seed(2)).double() for values in expected]
+    ours = torch.autograd.grad(found, (features, weight, other), grads)
+    features_grad, weight_grad, _ = torch.autograd.grad(expected, (features, weight, other), grads)
+    (other_grad,) = torch.autograd.grad(F.conv2d(features, other, padding=2, dilation=2), other, grads[2])
+    for mine, theirs in zip((*found, *ours), (*expected, features_grad, weight_grad, other_grad), strict=True):
+        assert torch.allclose(mine, theirs, rtol=0, atol=1e-11)
 
 
 def test_float32_is_off_by_rounding_alone():

@@ -91,6 +91,7 @@ def test_the_server_answers_while_an_image_is_in_work(server: Server):
         assert work.result().status == 200
 
 
+@pytest.mark.slow
 def test_half_a_body_times_out_and_frees_its_place(tmp_path):
     with serving(tmp_path, "--timeout", "1", "--concurrency", "1") as server:
         body = png(photograph())
@@ -109,6 +110,7 @@ def test_half_a_body_times_out_and_frees_its_place(tmp_path):
             assert server.post("/v1/segment", body).status == 200
 
 
+@pytest.mark.slow
 def test_a_body_that_drips_is_no_different(tmp_path):
     with serving(tmp_path, "--timeout", "1") as server:
         connection = server.connect()
@@ -124,6 +126,7 @@ def test_a_body_that_drips_is_no_different(tmp_path):
         assert 0.9 < time.perf_counter() - start < 4
 
 
+@pytest.mark.slow
 def test_connections_that_say_nothing_or_half_a_word_are_cut(tmp_path):
     with serving(tmp_path, "--timeout", "1") as server:
         begun = [b"", b"GET / HT", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\nGET /healthz HT"]
@@ -139,6 +142,7 @@ def test_connections_that_say_nothing_or_half_a_word_are_cut(tmp_path):
                 assert heard.startswith(b"HTTP/1.1 200" if words.count(b"GET") == 2 else b"")
 
 
+@pytest.mark.slow
 def test_a_client_that_does_not_take_its_answer_is_cut(tmp_path):
     with serving(tmp_path, "--timeout", "1") as server, socket.socket() as connection:
         whole = len(server.get("/v1/examples/scene").body)
@@ -153,6 +157,7 @@ def test_a_client_that_does_not_take_its_answer_is_cut(tmp_path):
         assert heard < whole
 
 
+@pytest.mark.slow
 def test_a_connection_that_is_kept_is_not_cut_between_requests(tmp_path):
     with serving(tmp_path, "--timeout", "1") as server:
         connection, body = server.connect(), png(photograph())
@@ -164,6 +169,7 @@ def test_a_connection_that_is_kept_is_not_cut_between_requests(tmp_path):
         connection.close()
 
 
+@pytest.mark.slow
 def test_a_body_without_a_length_has_the_same_limit(tmp_path):
     with serving(tmp_path, "--max-bytes", "50000") as server:
         body = png(photograph())
@@ -181,6 +187,7 @@ def test_a_body_without_a_length_has_the_same_limit(tmp_path):
                 connection.sendall(endless * 100_000)
 
 
+@pytest.mark.slow
 def test_an_image_that_takes_too_long_is_answered_with_an_error(tmp_path):
     with serving(tmp_path, "--timeout", "1") as server:
         start = time.perf_counter()

@@ -317,6 +317,7 @@ def test_a_busy_server_is_asked_again(served: Served, server: str, browser_windo
     assert said
 
 
+@pytest.mark.slow
 def test_without_its_server_the_picture_goes_on_and_says_so(
     served: Served, browser_window, said, photograph: Path, screenshot
 ):

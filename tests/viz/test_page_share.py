@@ -285,6 +285,7 @@ def test_a_page_from_a_file_gives_an_answer_that_it_was_given_as_well(opened: Op
     same(again, own)
 
 
+@pytest.mark.slow
 def test_a_served_page_gives_a_file_with_the_answer_shown(opened: Open, tmp_path: Path):
     with serving(tmp_path) as server:
         page = opened(f"http://127.0.0.1:{server.port}/")
@@ -304,6 +305,7 @@ def test_a_served_page_gives_a_file_with_the_answer_shown(opened: Open, tmp_path
     np.testing.assert_array_equal(labels.ravel(), one[1])
 
 
+@pytest.mark.slow
 def test_a_server_that_is_gone_is_told_and_the_rest_works(chromium: Browser, tmp_path: Path):
     page = chromium.new_page(locale="en")
     with serving(tmp_path) as server:

@@ -1,11 +1,13 @@
 """3×3 convolutions by the fastest way that a CPU has to the same sums; results/parts.csv has what each brings."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from danet.ops.winograd import convolution_3x3, fullness
+from danet.ops.winograd import convolution_3x3, convolutions_3x3, fullness
 
 GROUP = 512
 """Input channels whose rows a core's cache still holds under a 3×3 kernel."""
@@ -27,6 +29,16 @@ def quicken(model: nn.Module) -> None:
             layer.__class__ = QuickConvolution
 
 
+def shared(features: Float[Tensor, "b c h w"], layers: Sequence[nn.Conv2d]) -> list[Float[Tensor, "b _ h w"]] | None:
+    """What each of `layers` makes of the same features while they learn, with the tiles made once; None if that is no
+    faster."""
+    quick = [layer for layer in layers if isinstance(layer, QuickConvolution) and layer.dilation == layers[0].dilation]
+    if len(quick) < len(layers) or not torch.is_grad_enabled() or not quick[0].by_winograd(features):
+        return None
+    maps = convolutions_3x3(features, [layer.weight for layer in quick], quick[0].dilation[0])
+    return [layer.biased(sums) for layer, sums in zip(quick, maps, strict=True)]
+
+
 class QuickConvolution(nn.Conv2d):
     """A 3×3 convolution that on a CPU goes by Winograd's algorithm in float32, where its map is large enough.
 
@@ -34,23 +46,25 @@ class QuickConvolution(nn.Conv2d):
     """
 
     def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k h w"]:
-        if input.device.type != "cpu" or torch.compiler.is_compiling():
-            return super().forward(input)
-        padding = self.dilation
-        if self._by_winograd(input):
-            found = convolution_3x3(input, self.weight, padding[0])
-            return found if self.bias is None else found + self.bias.view(-1, 1, 1)
-        if torch.is_grad_enabled() or self.in_channels <= GROUP:
+        if self.by_winograd(input):
+            return self.biased(convolution_3x3(input, self.weight, self.dilation[0]))
+        usual = input.device.type != "cpu" or torch.compiler.is_compiling()
+        if usual or torch.is_grad_enabled() or self.in_channels <= GROUP:
             return super().forward(input)
         groups, weights = input.split(GROUP, 1), self.weight.split(GROUP, 1)
-        total = F.conv2d(groups[0], weights[0].contiguous(), self.bias, 1, padding, self.dilation)
+        total = F.conv2d(groups[0], weights[0].contiguous(), self.bias, 1, self.dilation, self.dilation)
         for group, weight in list(zip(groups, weights, strict=True))[1:]:
-            total += F.conv2d(group, weight.contiguous(), None, 1, padding, self.dilation)
+            total += F.conv2d(group, weight.contiguous(), None, 1, self.dilation, self.dilation)
         return total
 
-    def _by_winograd(self, input: Tensor) -> bool:
+    def by_winograd(self, input: Float[Tensor, "b c h w"]) -> bool:
+        """Whether Winograd's algorithm is the faster way for `input`."""
         # In bfloat16, where the processor has that, the plain sum is as fast and more exact.
-        if input.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
+        if input.dtype != torch.float32 or input.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
             return False
         tiles, full = fullness(input.shape, self.dilation[0])
-        return tiles >= TILES and full >= FULL
+        return not torch.compiler.is_compiling() and tiles >= TILES and full >= FULL
+
+    def biased(self, sums: Float[Tensor, "b k h w"]) -> Float[Tensor, "b k h w"]:
+        """The sums with the bias, if there is one."""
+        return sums if self.bias is None else sums + self.bias.view(-1, 1, 1)

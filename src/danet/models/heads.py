@@ -16,7 +16,7 @@ from danet.config import ChannelRule, ModelConfig
 from danet.models.attention import Attention, BranchTrace, ChannelAttention, PositionAttention
 from danet.models.compact import CompactChannelAttention, CompactPositionAttention, CrossLevelGate
 from danet.models.comparison import DilatedClassifiers, SelfAttention, SqueezeExcitation
-from danet.models.layers import Classifier, ConvNormAct
+from danet.models.layers import Classifier, ConvNormAct, side_by_side
 
 
 class HeadOutput(NamedTuple):
@@ -49,9 +49,8 @@ class DANetHead(nn.Module):
         self.channel_classifier = Classifier(channels, num_classes, dropout)
 
     def forward(self, maps: Sequence[Float[Tensor, "b c h w"]]) -> HeadOutput:
-        position = self.position(self.position_in(maps[-1]))
-        channel = self.channel(self.channel_in(maps[-1]))
-        return self.classify(self.position_out(position), self.channel_out(channel))
+        position, channel = side_by_side(maps[-1], self.position_in, self.channel_in)
+        return self.classify(self.position_out(self.position(position)), self.channel_out(self.channel(channel)))
 
     def classify(self, position: Float[Tensor, "b c h w"], channel: Float[Tensor, "b c h w"]) -> HeadOutput:
         """The three classifiers, on the sum of both branches and on each."""
@@ -60,8 +59,9 @@ class DANetHead(nn.Module):
 
     def trace(self, maps: Sequence[Float[Tensor, "b c h w"]]) -> tuple[HeadOutput, dict[str, BranchTrace]]:
         """`forward`, and what each branch's map follows from."""
-        position, position_trace = self.position.trace(self.position_in(maps[-1]))
-        channel, channel_trace = self.channel.trace(self.channel_in(maps[-1]))
+        position, channel = side_by_side(maps[-1], self.position_in, self.channel_in)
+        position, position_trace = self.position.trace(position)
+        channel, channel_trace = self.channel.trace(channel)
         output = self.classify(self.position_out(position), self.channel_out(channel))
         return output, {"position": position_trace, "channel": channel_trace}
 

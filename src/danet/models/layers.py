@@ -1,9 +1,11 @@
-"""The two layers that every head is made of."""
+"""The layers that every head is made of."""
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from danet.models.convolution import shared
 
 
 class ConvNormAct(nn.Sequential):
@@ -11,6 +13,7 @@ class ConvNormAct(nn.Sequential):
 
     conv: nn.Conv2d
     norm: nn.BatchNorm2d
+    act: nn.ReLU
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3) -> None:
         super().__init__()
@@ -18,6 +21,14 @@ class ConvNormAct(nn.Sequential):
         self.add_module("conv", convolution)
         self.add_module("norm", nn.BatchNorm2d(out_channels))
         self.add_module("act", nn.ReLU(inplace=True))
+
+
+def side_by_side(features: Float[Tensor, "b c h w"], *layers: ConvNormAct) -> list[Float[Tensor, "b _ h w"]]:
+    """What each of `layers` makes of the same features; while they learn on a CPU, their convolutions share work."""
+    maps = shared(features, [layer.conv for layer in layers])
+    if maps is None:
+        return [layer(features) for layer in layers]
+    return [layer.act(layer.norm(found)) for layer, found in zip(layers, maps, strict=True)]
 
 
 class Classifier(nn.Conv2d):

@@ -5,6 +5,7 @@ from 6×6 inputs, Y = Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A. Over all channels the 
 entry of a tile. The matrices of tiles, which act on rows and on columns, are written as one that acts on both.
 """
 
+from collections.abc import Sequence
 from itertools import product as product_of
 from typing import Any, NamedTuple
 
@@ -59,7 +60,14 @@ def convolution_3x3(
     It has a gradient, and keeps nothing for it but its inputs. In float32 its error is about five times that of the
     plain sum, relative 1e-6. The result has the type of the features, channels last.
     """
-    return _Convolution.apply(features, weight, dilation)
+    return convolutions_3x3(features, [weight], dilation)[0]
+
+
+def convolutions_3x3(
+    features: Float[Tensor, "b c h w"], weights: Sequence[Float[Tensor, "_ c 3 3"]], dilation: int = 1
+) -> tuple[Float[Tensor, "b _ h w"], ...]:
+    """Several convolutions of the same features, whose tiles are made once."""
+    return _Convolutions.apply(features, dilation, *weights)
 
 
 def fullness(shape: torch.Size, dilation: int = 1) -> tuple[int, float]:
@@ -70,38 +78,47 @@ def fullness(shape: torch.Size, dilation: int = 1) -> tuple[int, float]:
     return tiles, batch * height * width / (tiles * OUT**2)
 
 
-class _Convolution(torch.autograd.Function):
+class _Convolutions(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, features: Tensor, weight: Tensor, dilation: int) -> Tensor:
-        ctx.save_for_backward(features, weight)
+    def forward(ctx: Any, features: Tensor, dilation: int, *weights: Tensor) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(features, *weights)
         ctx.tiling = tiling = Tiling.of(features.shape, dilation)
         with torch.autocast(features.device.type, enabled=False):
-            groups = zip(features.split(GROUP, 1), weight.split(GROUP, 1), strict=True)
-            parts = (_products(tiling.inputs(some), _weights(kernels).mT) for some, kernels in groups)
-            products = next(parts)
-            for part in parts:
-                products += part
-            return tiling.outputs(products).to(features.dtype)
+            totals: list[Tensor] = []
+            for some in _groups(features):
+                inputs = tiling.inputs(features[:, some])
+                parts = [_products(inputs, _weights(weight[:, some]).mT) for weight in weights]
+                totals = [total.add_(part) for total, part in zip(totals, parts, strict=True)] if totals else parts
+            return tuple(tiling.outputs(total).to(features.dtype) for total in totals)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        features, weight = ctx.saved_tensors
-        tiling, (of_features, of_weight, _) = ctx.tiling, ctx.needs_input_grad
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        features, *weights = ctx.saved_tensors
+        tiling, (of_features, _, *of_weights) = ctx.tiling, ctx.needs_input_grad
         grad_features = torch.empty_like(features) if of_features else None
-        grad_weight = torch.empty_like(weight) if of_weight else None
+        grad_weights = [
+            torch.empty_like(weight) if asked else None for weight, asked in zip(weights, of_weights, strict=True)
+        ]
         with torch.autocast(features.device.type, enabled=False):
-            products = tiling.outputs_back(grad)
-            for start in range(0, weight.shape[1], GROUP):
-                some = slice(start, start + GROUP)
-                if grad_weight is not None:
+            products = [tiling.outputs_back(grad) for grad in grads]
+            for some in _groups(features):
+                if any(of_weights):
                     inputs = tiling.inputs(features[:, some])
-                    grad_weight[:, some] = _weights_back(_products(inputs.mT, products))
+                    for grad_weight, part in zip(grad_weights, products, strict=True):
+                        if grad_weight is not None:
+                            grad_weight[:, some] = _weights_back(_products(inputs.mT, part))
                     del inputs
                 if grad_features is not None:
-                    kernels = _weights(weight[:, some])
-                    grad_features[:, some] = tiling.inputs_back(_products(products, kernels))
-                    del kernels
-        return grad_features, grad_weight, None
+                    total = _products(products[0], _weights(weights[0][:, some]))
+                    for part, weight in zip(products[1:], weights[1:], strict=True):
+                        total += _products(part, _weights(weight[:, some]))
+                    grad_features[:, some] = tiling.inputs_back(total)
+                    del total
+        return grad_features, None, *grad_weights
+
+
+def _groups(features: Float[Tensor, "b c h w"]) -> list[slice]:
+    return [slice(start, start + GROUP) for start in range(0, features.shape[1], GROUP)]
 
 
 def _products(left: Float[Tensor, "36 n k"], right: Float[Tensor, "36 k m"]) -> Float[Tensor, "36 n m"]:

@@ -185,7 +185,7 @@ async def told(request: Request, error: Exception) -> Response:
                 rule = first["msg"].replace("Input s", "s").replace("String s", "s")
                 return Problem("bad_parameter", f"{name} is {shown!r}, but {rule}.").response()
         case HTTPException(status_code=405):
-            allowed = (error.headers or {}).get("Allow", "")
+            allowed = ", ".join(sorted((error.headers or {}).get("Allow", "").split(", ")))
             words = f"{path} has no {request.method}; use {allowed}."
             return Problem("wrong_method", words, allow=allowed).response()
         case HTTPException():

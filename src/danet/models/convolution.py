@@ -1,4 +1,4 @@
-"""3×3 convolutions by the fastest way that a CPU has to the same sums; results/parts.csv has what each brings."""
+"""3×3 convolutions by the fastest way that a CPU has to the same sums; docs/performance.md has what each brings."""
 
 from collections.abc import Sequence
 

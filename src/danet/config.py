@@ -373,7 +373,7 @@ def read_config(recipe: str | Path | None = None, overrides: dict[str, str] | No
             target = target.setdefault(section, {})
             if not isinstance(target, dict):
                 raise InputError(f"{recipe}: {section} is {target!r}; it is a section of fields, such as {name}.")
-        target[field] = _read_value(name, text)
+        target[field] = read_value(name, text)
     return validate(RunConfig, values, where)
 
 
@@ -458,7 +458,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return values or {}
 
 
-def _read_value(name: str, text: str) -> Any:
+def read_value(name: str, text: str) -> Any:
     """A field's value from a command line: text as it is where the field is text, else YAML."""
     default = fields().get(name, (None, ""))[0]
     if isinstance(default, str) or name in ("data.root", "data.labels", "init"):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 In = TypeVar("In")
@@ -27,6 +28,20 @@ def parallel_map(
     pool = ThreadPoolExecutor(workers)
     try:
         yield from _counted(pool.map(function, items), len(items), progress)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def ahead(function: Callable[[In], Out], items: Iterable[In], depth: int = 2) -> Iterator[Out]:
+    """Results in the order of `items`, which may have no end, from `depth` threads that run so many items ahead."""
+    pool, waiting = ThreadPoolExecutor(depth), deque[Future[Out]]()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > depth:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
 

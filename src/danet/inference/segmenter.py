@@ -10,24 +10,23 @@ import copy
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeAlias, overload
+from typing import overload
 
 import numpy as np
 import torch
 import torchvision.transforms.v2.functional as TF
-from jaxtyping import Bool, Float, Float32, UInt8
-from PIL import Image
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from danet.config import SMALLEST_SIDE, Channels, Preprocess
-from danet.data.channels import as_channels, to_display
-from danet.data.images import read_image, to_channels
+from danet.config import SMALLEST_SIDE, Preprocess
+from danet.data.channels import to_display
 from danet.data.labels import LabelSpace
 from danet.data.transforms import normalise
 from danet.errors import InputError
 from danet.inference.device import Precision, autocast, choose_device, choose_precision
 from danet.inference.encoding import Encoding
 from danet.inference.explanation import label_map, nearest
+from danet.inference.image_like import ImageLike, Pixels, as_pixels
 from danet.inference.network import ready
 from danet.inference.prediction import Prediction
 from danet.models.layers import resize
@@ -37,8 +36,6 @@ from danet.weights.bundle import load_bundle
 from danet.weights.zoo import DEFAULT, find_bundle
 
 TOY = "A toy trained on drawn streets alone; it shows what attention does, and knows no photographs."
-ImageLike: TypeAlias = str | Path | Image.Image | np.ndarray
-Pixels: TypeAlias = UInt8[np.ndarray, "h w c"] | Float32[np.ndarray, "h w c"]
 
 
 class Segmenter:
@@ -166,12 +163,3 @@ def network_size(height: int, width: int, longest: int | None) -> tuple[int, int
         raise InputError(f"The image is {width}×{height} pixels; each side must be at least {SMALLEST_SIDE}.")
     factor = min(1.0, (longest or max(height, width)) / max(height, width))
     return max(round(height * factor), SMALLEST_SIDE), max(round(width * factor), SMALLEST_SIDE)
-
-
-def as_pixels(image: ImageLike, channels: Channels) -> Pixels:
-    """The file values of a path, a PIL image, or an array that holds them already, in `channels`."""
-    if isinstance(image, str | Path):
-        return read_image(image, channels)
-    if isinstance(image, Image.Image):
-        return to_channels(image, channels)
-    return as_channels(image, channels)

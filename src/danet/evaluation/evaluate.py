@@ -15,6 +15,7 @@ from danet.data.dataset import Dataset
 from danet.data.parallel import Progress
 from danet.errors import InputError
 from danet.evaluation.metrics import Scores, confusion_matrix
+from danet.inference.protocol import read_protocol
 from danet.inference.segmenter import Segmenter
 from danet.processes import ALONE, Processes
 
@@ -85,15 +86,13 @@ def evaluate(
             f"The data set's classes are not the model's: {different!r} against {', '.join(names)}; "
             "score it on data with the classes that it was trained for."
         )
-    if protocol == "whole-original":
-        segmenter = segmenter.at_original_size()
     counts = np.zeros((2, len(names), len(names)), np.int64)
     total, apart = counts
     scored: dict[int, ImageScore] = {}
     for index in range(processes.rank, len(dataset), processes.count):
         sample = dataset[index]
         truth = sample.mask.numpy()
-        predicted = segmenter.predict(sample.pixels).labels
+        predicted = segmenter.predict(sample.pixels, read_protocol(protocol)).labels
         confusion = confusion_matrix(predicted, truth, len(names))
         scores = Scores(names, confusion)
         scored[index] = ImageScore(sample.name, scores.pixel_accuracy, scores.miou)

@@ -8,32 +8,50 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from torch import Tensor
 
 from danet.data.labels import LabelSpace
 from danet.files import written_aside
+from danet.inference.protocol import Fusion
 from danet.viz.overlay import overlay
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Class probabilities of one image at its own size, and what follows from them. `image`: what people see of it."""
+    """Class scores of one image at its own size, and what follows from them. `image`: what people see of it.
+
+    The greatest score is the label. `fusion` tells what scores are: logits, or shares of their sum (probabilities, or
+    the authors' sums of exp). They stay on the device where they came to be; what follows is on the CPU.
+    """
 
     image: UInt8[np.ndarray, "h w 3"]
-    probabilities: Float[Tensor, "k h w"]
+    scores: Float[Tensor, "k h w"]
     space: LabelSpace
+    fusion: Fusion = "logits"
 
     @cached_property
     def labels(self) -> UInt8[np.ndarray, "h w"]:
         """The most probable class of every pixel."""
-        return self.probabilities.argmax(0).byte().numpy()
+        return self.scores.argmax(0).byte().cpu().numpy()
+
+    @cached_property
+    def probabilities(self) -> Float[Tensor, "k h w"]:
+        """The probability of every class at every pixel."""
+        scores = self.scores.softmax(0) if self.fusion == "logits" else self.scores / self.scores.sum(0)
+        return scores.cpu()
 
     @cached_property
     def confidence(self) -> Float[np.ndarray, "h w"]:
-        """The probability of that class."""
+        """The probability of the label."""
         return self.probabilities.amax(0).numpy()
+
+    @cached_property
+    def entropy(self) -> Float[np.ndarray, "h w"]:
+        """How unsure the probabilities are, in nats: 0 to log(classes)."""
+        return torch.special.entr(self.probabilities).sum(0).numpy()
 
     @cached_property
     def shares(self) -> dict[str, float]:

@@ -1,12 +1,12 @@
 """Segmenter: a model with all that stands between an image and its prediction.
 
 The one path that command line, evaluation and validation during training take:
-image → size rule and normalisation (both kept in the bundle) → model → probabilities at the image's own size.
+image → views and windows (by a Protocol) at the size rule's size, normalised (both kept in the bundle) → model →
+fused scores at the image's own size.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,27 +14,29 @@ from typing import overload
 
 import numpy as np
 import torch
-import torchvision.transforms.v2.functional as TF
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Num
 from torch import Tensor
 
-from danet.config import SMALLEST_SIDE, Preprocess
+from danet.config import Preprocess
 from danet.data.channels import to_display
 from danet.data.labels import LabelSpace
 from danet.data.transforms import normalise
 from danet.errors import InputError
-from danet.inference.device import Precision, autocast, choose_device, choose_precision
+from danet.inference.device import Precision, autocast, batch_pixels, choose_device, choose_precision
 from danet.inference.encoding import Encoding
 from danet.inference.explanation import label_map, nearest
 from danet.inference.image_like import ImageLike, Pixels, as_pixels
 from danet.inference.network import ready
 from danet.inference.prediction import Prediction
+from danet.inference.protocol import PROTOCOLS, Protocol
+from danet.inference.views import fused, network_size, resized
 from danet.models.layers import resize
 from danet.models.segmentation import SegmentationModel
 from danet.viz.answer import UNNAMED, LabelMap, ModelFacts
 from danet.weights.bundle import load_bundle
 from danet.weights.zoo import DEFAULT, find_bundle
 
+WHOLE = PROTOCOLS["whole"][0]
 TOY = "A toy trained on drawn streets alone; it shows what attention does, and knows no photographs."
 
 
@@ -44,7 +46,8 @@ class Segmenter:
     Ordinary pictures are read in any of Pillow's formats; a model of other channels takes files that have these (see
     `danet.data.images.read_image`). Raises InputError for others.
 
-    It predicts with a copy of `model` as it is now, made ready for inference; `facts` are what answers tell of it.
+    It predicts with a copy of `model` as it is now, made ready for inference, and keeps nothing of an image, so that
+    threads can share it; `facts` are what answers tell of it.
     """
 
     def __init__(
@@ -64,21 +67,32 @@ class Segmenter:
         self.facts = facts
 
     @overload
-    def __call__(self, images: ImageLike) -> Prediction: ...
+    def __call__(self, images: ImageLike, protocol: Protocol = WHOLE) -> Prediction: ...
     @overload
-    def __call__(self, images: Iterable[ImageLike]) -> Iterator[Prediction]: ...
-    def __call__(self, images: ImageLike | Iterable[ImageLike]) -> Prediction | Iterator[Prediction]:
+    def __call__(self, images: Iterable[ImageLike], protocol: Protocol = WHOLE) -> Iterator[Prediction]: ...
+    def __call__(
+        self, images: ImageLike | Iterable[ImageLike], protocol: Protocol = WHOLE
+    ) -> Prediction | Iterator[Prediction]:
         """One image to its Prediction; an iterable of images to a lazy iterator, in order."""
         if isinstance(images, ImageLike):
-            return self.predict(images)
-        return map(self.predict, images)
+            return self.predict(images, protocol)
+        return (self.predict(image, protocol) for image in images)
 
-    def predict(self, image: ImageLike) -> Prediction:
-        """The Prediction of one image."""
+    def predict(self, image: ImageLike, protocol: Protocol = WHOLE) -> Prediction:
+        """The Prediction of one image, by `protocol`; raises InputError for its classes that the model has not."""
         pixels = as_pixels(image, self.preprocess)
-        with self._inference():
-            logits = self.model(self.prepare(pixels)).logits
-            return self._prediction(pixels, logits)
+        with torch.inference_mode():
+            scores, fusion = fused(
+                as_batch(pixels),
+                self.normalised,
+                self.logits,
+                protocol,
+                longest=self.preprocess.longest,
+                align_corners=self.model.align_corners,
+                chosen=[self.labels.index(name) for name in protocol.classes],
+                batch_pixels=batch_pixels(self.device),
+            )
+        return Prediction(to_display(pixels, self.preprocess), scores, self.labels, fusion)
 
     def encode(self, image: ImageLike) -> Encoding:
         """One forward of one image, kept, for its prediction and its attention."""
@@ -101,24 +115,27 @@ class Segmenter:
 
         return Encoding(prediction, traces, without, again, self.model.anatomy.span(size), self.facts)
 
-    def at_original_size(self) -> Segmenter:
-        """The same model without its size rule."""
-        segmenter = copy.copy(self)
-        segmenter.preprocess = self.preprocess.model_copy(update={"longest": None})
-        return segmenter
-
     def prepare(self, pixels: Pixels) -> Float[Tensor, "1 c H W"]:
-        """The network's input: shrunk by the size rule where need be, normalised, on the device."""
-        images = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+        """The network's input of an image seen whole, at the size that the size rule gives it."""
         size = network_size(pixels.shape[0], pixels.shape[1], self.preprocess.longest)
-        if size != pixels.shape[:2]:
-            images = TF.resize(images, list(size), antialias=True)
+        return self.normalised(resized(as_batch(pixels), size, WHOLE.resample))
+
+    def to_input(self, pixels: Pixels) -> Float[Tensor, "1 c h w"]:
+        """The network's input of an image, or of a part of it, at its own size."""
+        return self.normalised(as_batch(pixels))
+
+    def normalised(self, images: Num[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """File values as the network takes them, on its device."""
         rule = self.preprocess
         return normalise(images.to(self.device), rule.mean, rule.std, rule.range)
 
+    def logits(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k h w"]:
+        """One forward of what `normalised` gives, at its own size."""
+        with self._inference():
+            return self.model(images).logits
+
     def _prediction(self, pixels: Pixels, logits: Float[Tensor, "1 k H W"]) -> Prediction:
-        probabilities = self._enlarged(pixels, logits)[0].softmax(0).cpu()
-        return Prediction(to_display(pixels, self.preprocess), probabilities, self.labels)
+        return Prediction(to_display(pixels, self.preprocess), self._enlarged(pixels, logits)[0], self.labels)
 
     def _enlarged(self, pixels: Pixels, logits: Float[Tensor, "1 k H W"]) -> Float[Tensor, "1 k h w"]:
         """Logits at the size of the image itself."""
@@ -157,9 +174,6 @@ def note(model: str | Path | None) -> str:
     return TOY if model is None or str(model) == DEFAULT else ""
 
 
-def network_size(height: int, width: int, longest: int | None) -> tuple[int, int]:
-    """Height and width at which the network sees an image: its longest side at most `longest`, no side under 32."""
-    if min(height, width) < SMALLEST_SIDE:
-        raise InputError(f"The image is {width}×{height} pixels; each side must be at least {SMALLEST_SIDE}.")
-    factor = min(1.0, (longest or max(height, width)) / max(height, width))
-    return max(round(height * factor), SMALLEST_SIDE), max(round(width * factor), SMALLEST_SIDE)
+def as_batch(pixels: Pixels) -> Num[Tensor, "1 c h w"]:
+    """An image's values as a batch of one; no copy."""
+    return torch.from_numpy(pixels).permute(2, 0, 1)[None]

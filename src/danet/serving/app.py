@@ -21,7 +21,8 @@ from danet import __version__
 from danet.config import SMALLEST_SIDE
 from danet.data.scenes import scene
 from danet.errors import InputError
-from danet.inference.segmenter import Segmenter, network_size
+from danet.inference.segmenter import Segmenter
+from danet.inference.views import network_size
 from danet.serving.answers import Health, Model, Segmentation, as_json, as_png, describe
 from danet.serving.bodies import Body, accepts_gzip, packed, page, quality, sent, sent_if_changed
 from danet.serving.desk import Desk

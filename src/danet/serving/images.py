@@ -11,7 +11,7 @@ from PIL import Image
 from danet.config import SMALLEST_SIDE
 from danet.data.images import to_rgb
 from danet.errors import InputError
-from danet.inference.segmenter import network_size
+from danet.inference.views import network_size
 from danet.serving.limits import DECODED, Limits
 from danet.serving.problems import Problem
 

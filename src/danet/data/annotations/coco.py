@@ -1,8 +1,10 @@
-"""COCO's JSON: polygons and run lengths."""
+"""COCO's JSON: polygons and run lengths; polygons are written."""
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from danet.data.annotations.drawing import (
     Annotations,
     Drawing,
     Images,
+    Labelled,
     Size,
     class_colours,
     plain,
@@ -21,7 +24,39 @@ from danet.data.annotations.drawing import (
     whole,
     with_background,
 )
+from danet.data.annotations.polygons import TOLERANCE, regions
 from danet.errors import InputError
+from danet.files import written_aside
+
+
+def write_coco(path: Path, images: Iterable[Labelled], names: tuple[str, ...]) -> None:
+    """Label maps as COCO's JSON: a polygon for every connected region, the largest first; holes are filled.
+
+    Category i + 1 is class i. Memory is that of one image: annotations are written as they come.
+    """
+    categories = [{"id": number, "name": name} for number, name in enumerate(names, start=1)]
+    listed: list[str] = []
+    count = 0
+    with written_aside(path) as aside, aside.open("w", encoding="utf-8") as file:
+        file.write(f'{{"categories": {json.dumps(categories, ensure_ascii=False)},\n"annotations": [')
+        for number, (name, _, labels) in enumerate(images, start=1):
+            height, width = labels.shape
+            image = {"id": number, "file_name": str(name), "width": width, "height": height}
+            listed.append(json.dumps(image, ensure_ascii=False))
+            for region in regions(labels, TOLERANCE):
+                (left, top), (right, bottom) = region.outline.min(0).tolist(), region.outline.max(0).tolist()
+                annotation = {
+                    "id": count + 1,
+                    "image_id": number,
+                    "category_id": region.index + 1,
+                    "segmentation": [region.outline.ravel().tolist()],
+                    "area": region.area,
+                    "bbox": [left, top, right - left, bottom - top],
+                    "iscrowd": 0,
+                }
+                file.write(("," if count else "") + "\n" + json.dumps(annotation))
+                count += 1
+        file.write('],\n"images": [\n' + ",\n".join(listed) + "]}\n")
 
 
 def read_coco(root: Path, files: dict[Path, Any]) -> Annotations | None:

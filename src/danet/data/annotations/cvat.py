@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from io import BytesIO
 from pathlib import Path, PurePosixPath
@@ -15,19 +15,50 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from danet.data.annotations.drawing import (
+    BACKGROUND,
     BACKGROUNDS,
     Annotations,
     Drawing,
     Images,
+    Labelled,
     Size,
+    plain,
     refuse_other_size,
 )
-from danet.data.labels import IGNORE_INDEX, Colour
+from danet.data.labels import IGNORE_INDEX, Colour, default_colours
 from danet.data.pairs import list_files
 from danet.errors import InputError
+from danet.files import written_aside
 
 _OF_CVAT = {"SegmentationClass", "SegmentationObject"}
 _LABELMAP = re.compile(r"(.+?):(\d+),(\d+),(\d+)(:[^:]*:[^:]*)?")
+
+
+def write_cvat(path: Path, images: Iterable[Labelled], names: tuple[str, ...]) -> None:
+    """Label maps as CVAT's "Segmentation mask 1.1", a zip archive: exact, one mask a class and image.
+
+    CVAT wants a background, which is black and is not imported; a class of that name is it, else it has no pixels.
+    The others' colours are PASCAL VOC's, in the order of the classes: SegmentationObject has no others either.
+    Raises InputError for a class name that labelmap.txt cannot hold.
+    """
+    wrong = next((name for name in names if ":" in name or name.startswith("#")), None)
+    if wrong is not None:
+        raise InputError(f"CVAT's labelmap.txt cannot hold the class name {wrong!r}: no ':' in it, no '#' before it.")
+    listed: list[str] = []
+    black = [plain(name) == BACKGROUND for name in names]
+    drawn = zip(black, default_colours(len(names)), strict=True)
+    colours = np.array([(0, 0, 0) if background else colour for background, colour in drawn], np.uint8)
+    lines = [f"{name}:{','.join(map(str, colour))}::" for name, colour in zip(names, colours.tolist(), strict=True)]
+    with written_aside(path) as aside, zipfile.ZipFile(aside, "w") as archive:
+        for name, _, labels in images:
+            coded = BytesIO()
+            Image.fromarray(colours[labels]).save(coded, format="PNG")
+            for folder in ("SegmentationClass", "SegmentationObject"):
+                archive.writestr(f"{folder}/{name.with_suffix('.png')}", coded.getvalue())
+            listed.append(str(name.with_suffix("")))
+        archive.writestr("ImageSets/Segmentation/default.txt", "".join(f"{name}\n" for name in listed))
+        head = ["# label:color_rgb:parts:actions"] + [f"{BACKGROUND}:0,0,0::"] * (not any(black))
+        archive.writestr("labelmap.txt", "\n".join([*head, *lines, ""]))
 
 
 def read_cvat(root: Path, files: dict[Path, Any]) -> Annotations | None:

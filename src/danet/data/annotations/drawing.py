@@ -1,4 +1,5 @@
-"""What all tools' annotations become: classes, and for each image a function that draws its mask."""
+"""What all tools' annotations become: classes, and for each image a function that draws its mask; and what is written
+for them: label maps of images."""
 
 from __future__ import annotations
 
@@ -44,6 +45,14 @@ class Annotations(NamedTuple):
     drawings: list[Drawing]
     notes: list[str]
     masks: Set[Path] = frozenset()
+
+
+class Labelled(NamedTuple):
+    """An image's label map of class indices, and what a tool calls the image: its path below where it was given."""
+
+    name: PurePosixPath
+    image: Path
+    labels: UInt8[np.ndarray, "h w"]
 
 
 class Images:

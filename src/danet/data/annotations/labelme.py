@@ -1,10 +1,13 @@
-"""LabelMe's JSON: a file an image, with polygons, rectangles, circles and masks."""
+"""LabelMe's JSON: a file an image, with polygons, rectangles, circles and masks; polygons are written."""
 
 from __future__ import annotations
 
 import base64
 import binascii
+import json
+import os
 from collections import Counter
+from collections.abc import Iterable
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -18,6 +21,7 @@ from danet.data.annotations.drawing import (
     Annotations,
     Drawing,
     Images,
+    Labelled,
     Size,
     class_colours,
     plain,
@@ -25,12 +29,49 @@ from danet.data.annotations.drawing import (
     whole,
     with_background,
 )
+from danet.data.annotations.polygons import TOLERANCE, regions
 from danet.data.labels import IGNORE_INDEX
 from danet.errors import InputError
+from danet.files import written_aside
 
 IGNORED = "__ignore__"
 """LabelMe's name of what is not to be learnt."""
 _SHAPES = ("polygon", "rectangle", "circle", "mask")
+_VERSION = "5.5.0"
+"""Of LabelMe, whose form is written."""
+
+
+def write_labelme(folder: Path, images: Iterable[Labelled], names: tuple[str, ...]) -> None:
+    """Label maps as LabelMe's JSON, FOLDER/NAME.json for each: polygons of connected regions, the largest first.
+
+    It names the image by its path from there, and holds no copy of it.
+    """
+    for name, image, labels in images:
+        path = folder / name.with_suffix(".json")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shapes = [
+            {
+                "label": names[region.index],
+                "points": region.outline.tolist(),
+                "group_id": None,
+                "description": "",
+                "shape_type": "polygon",
+                "flags": {},
+                "mask": None,
+            }
+            for region in regions(labels, TOLERANCE)
+        ]
+        values = {
+            "version": _VERSION,
+            "flags": {},
+            "shapes": shapes,
+            "imagePath": Path(os.path.relpath(image.resolve(), path.parent.resolve())).as_posix(),
+            "imageData": None,
+            "imageHeight": labels.shape[0],
+            "imageWidth": labels.shape[1],
+        }
+        with written_aside(path) as aside:
+            aside.write_text(json.dumps(values, ensure_ascii=False), encoding="utf-8")
 
 
 def read_labelme(root: Path, files: dict[Path, Any]) -> Annotations | None:

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from danet import __version__
 from danet.config import ABLATION, DataConfig, RunConfig, fields, nearest, recipes
 from danet.errors import InputError
+from danet.inference.protocol import PROTOCOLS, Protocol
 from danet.weights.layouts import LAYOUTS
 
 Command = Callable[[argparse.Namespace], int]
@@ -84,8 +85,21 @@ def _ablate(one: Parser) -> None:
 
 def _evaluate(one: Parser) -> None:
     one.add_argument("model", nargs="?", metavar="RUN-OR-MODEL", help=MODEL_HELP)
-    one.add_argument("--protocol", default="whole", help="whole (default) or whole-original")
+    one.add_argument(
+        "--protocol",
+        default="whole",
+        metavar="NAME-OR-FILE",
+        help=f"one of {', '.join(PROTOCOLS)}; or a file of its fields, such as an earlier report.json (default: whole)",
+    )
+    one.add_argument("--split", choices=("train", "val", "test"), default="val", help="(default: val)")
+    one.add_argument(
+        "-o", "--output", metavar="DIR", help="write report.json, tables of images and classes, and pictures"
+    )
+    one.add_argument(
+        "--submission", metavar="DIR", help="write the predictions as the server takes them: cityscapes, ade20k, voc"
+    )
     _add_device(one, None)
+    _add_fields(one, Protocol, "protocol.")
     _add_fields(one, DataConfig, "data.")
 
 

@@ -12,6 +12,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -142,26 +143,54 @@ def _rehearse(options: argparse.Namespace, config: RunConfig) -> int:
 
 
 def evaluate(options: argparse.Namespace) -> int:
-    """Score a model on a validation set; data and protocol are by default those of its own run."""
-    from danet.console import Screen, score_table
+    """Score a model on a validation set, by its own run's data or others, and by any protocol."""
+    from danet.inference.protocol import read_protocol
+
+    given = {name: value for name, value in vars(options).items() if name.startswith("protocol.")}
+    protocol = read_protocol(options.protocol, {name.partition(".")[2]: value for name, value in given.items()})
+
+    from danet.console import Screen, report_lines, report_table
+    from danet.data.dataset import Dataset
     from danet.evaluation.evaluate import evaluate
+    from danet.evaluation.folder import is_report, write_report
+    from danet.evaluation.submission import server_of, submission
     from danet.inference.segmenter import load
-    from danet.training.data import context_region, open_val
+    from danet.training.data import context_region, open_split
     from danet.weights.zoo import find_bundle
 
+    output, sent = (Path(path) if path else None for path in (options.output, options.submission))
+    if output and not is_report(output):
+        _check_output(output, empty_folder=True)
+    if sent:
+        _check_output(sent, empty_folder=True, option="--submission")
+    if output and sent and output.resolve() == sent.resolve():
+        raise InputError(f"The report and the submission would both be {output}; choose another folder with -o.")
     name, overrides = _model(options.model), _overrides(options)
     folder = find_bundle(name)
     run = folder.resolve().parent / "config.yaml"
     config = read_config(run if run.is_file() else None, overrides)
+    if sent:
+        server_of(config.data.source)
     segmenter = load(folder, options.device or config.device, options.precision or config.precision)
     if not run.is_file() and "data.source" not in overrides and name is not None:
         raise InputError(f"{name} is part of no run, so its data are unknown; give --data.source and --data.root.")
     # Files are read in the model's channels, whatever the data set's labels.yaml says of them.
     config = config.model_copy(update={"preprocess": segmenter.preprocess.of(None)})
-    region = context_region(config)
-    with Screen() as screen:
-        report = evaluate(segmenter, open_val(config), options.protocol, region, screen.phase("score"))
-    return _finish(options, report.to_dict(), score_table({options.protocol: report}))
+    data, dataset = config.data, Dataset(*open_split(config, options.split))
+    kept = submission(sent, data.source, options.split) if sent else nullcontext()
+    with Screen() as screen, kept as keep:
+        region = context_region(config)
+        report = evaluate(segmenter, dataset, protocol, region, screen.phase("score"), keep=keep)
+    where = f", {data.root}" if data.root is not None else ""
+    report = replace(report, data=f"{data.source} {options.split}{where}")
+    told = report_lines(report)
+    if output:
+        write_report(output, report)
+        told.append(f"Report: {output}")
+    if sent:
+        told.append(f"Submission: {sent}")
+    places = {"report": options.output, "submission": options.submission}
+    return _finish(options, report.to_dict() | places, report_table(report), *told)
 
 
 def predict(options: argparse.Namespace) -> int:
@@ -451,16 +480,16 @@ def _convert_back(options: argparse.Namespace, asked: dict[str, Any]) -> int:
     return _finish(options, found, f"Checkpoint: {path}, {found['tensors']} tensors as {options.to} has them")
 
 
-def _check_output(path: Path, empty_folder: bool = False) -> None:
+def _check_output(path: Path, empty_folder: bool = False, option: str = "-o") -> None:
     """Refuse, before any work, to replace what is there, and to write where nothing can be written."""
     with _written_to(path):
         free = empty_folder and path.is_dir() and not any(path.iterdir()) and path.resolve() != Path.cwd()
         if os.path.lexists(path) and not free:
-            raise InputError(f"{path} exists; choose another with -o, or remove it.")
+            raise InputError(f"{path} exists; choose another with {option}, or remove it.")
         parent = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
         if not parent.is_dir() or not os.access(parent, os.W_OK):
             raise InputError(
-                f"{path} cannot be written, for {parent} is no folder to write to; choose another with -o."
+                f"{path} cannot be written, for {parent} is no folder to write to; choose another with {option}."
             )
 
 

@@ -174,6 +174,52 @@ def score_table(reports: dict[str, Report]) -> Table:
     return table
 
 
+def report_table(report: Report) -> Table:
+    """All scores of one report: a line a class, then the means, and what has no class."""
+    scores = report.scores
+    columns = {"IoU %": (scores.iou, scores.miou), "accuracy %": (scores.accuracy, scores.mean_accuracy)}
+    columns |= {"Dice %": (scores.dice, scores.mean_dice)}
+    if report.boundary is not None:
+        columns["boundary IoU %"] = (report.boundary.iou, report.boundary.miou)
+    table = Table()
+    table.add_column("class", overflow="fold")
+    for heading in columns:
+        table.add_column(heading, justify="right")
+    for name in scores.names:
+        table.add_row(name, *(_percent(of_class[name]) for of_class, _ in columns.values()))
+    table.add_section()
+    table.add_row("mean", *(_percent(mean) for _, mean in columns.values()))
+    return table
+
+
+def report_lines(report: Report) -> list[str]:
+    """What a report says beside its table, a line each."""
+    scores, known = report.scores, len(report.scores.names) - len(report.scores.absent)
+    lines = [
+        f"{len(report.images)} images of {report.data}, by {report.protocol.name}: mean IoU {_percent(scores.miou)} %, "
+        f"pixel accuracy {_percent(scores.pixel_accuracy)} %, frequency-weighted IoU "
+        f"{_percent(scores.frequency_weighted_iou)} %"
+    ]
+    if scores.absent:
+        lines.append(f"Neither there nor predicted, so in no mean ({known} classes are): {', '.join(scores.absent)}")
+    if report.boundary is not None:
+        lines.append(f"Outlines are {100 * report.boundary.width:g} % of the image's diagonal wide")
+    if report.calibration is not None:
+        lines.append(
+            f"Expected calibration error {_percent(report.calibration.error)} %, mean loss {report.loss:.3f} nats"
+        )
+    if report.binary is not None:
+        threshold, precision, recall, f1 = report.binary.best
+        lines.append(
+            f"{report.binary.name}: best F1 {_percent(f1)} % from probability {threshold:g} on, precision "
+            f"{_percent(precision)} %, recall {_percent(recall)} %"
+        )
+    if report.region is not None:
+        context = _percent(report.region.pixel_accuracy)
+        lines.append(f"Context score {context} % (the majority there: {_percent(report.majority)} %)")
+    return lines
+
+
 def contents_table(examined: Examined) -> Table:
     """What each split of a data set holds: every class with its share, a bar of it and its images; then its files."""
     table = Table()

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from torchmetrics.classification import MulticlassConfusionMatrix, MulticlassJaccardIndex
+from torchmetrics.classification import MulticlassConfusionMatrix, MulticlassF1Score, MulticlassJaccardIndex
 
 from danet.data.labels import IGNORE_INDEX
 from danet.evaluation.metrics import Scores, confusion_matrix
@@ -47,6 +47,64 @@ def test_miou_agrees_with_torchmetrics_where_all_classes_occur():
     oracle = MulticlassJaccardIndex(K, ignore_index=IGNORE_INDEX)
     expected = oracle(torch.from_numpy(prediction), torch.from_numpy(truth).long()).item()
     assert Scores(tuple("abcd"), confusion_matrix(prediction, truth, K)).miou == pytest.approx(expected, abs=1e-6)
+
+
+def test_dice_agrees_with_torchmetrics_f1():
+    generator = np.random.Generator(np.random.Philox(0))
+    truth, prediction = generator.integers(0, K, (2, 64, 64), np.uint8)
+    truth[:3] = IGNORE_INDEX
+    oracle = MulticlassF1Score(K, ignore_index=IGNORE_INDEX, average=None)
+    expected = oracle(torch.from_numpy(prediction), torch.from_numpy(truth).long()).tolist()
+    scores = Scores(tuple("abcd"), confusion_matrix(prediction, truth, K))
+    assert list(scores.dice.values()) == pytest.approx(expected, abs=1e-6)
+    assert scores.mean_dice == pytest.approx(np.mean(expected), abs=1e-6)
+
+
+def mmsegmentation(pairs: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
+    """Its IoUMetric (1.2.2, mmseg/evaluation/metrics/iou_metric.py): areas by histograms, then means without NaN."""
+
+    def area(values):
+        return torch.histc(torch.from_numpy(values).float(), K, 0, K - 1).double()
+
+    areas = []
+    for prediction, truth in pairs:
+        prediction, truth = (one[truth != IGNORE_INDEX] for one in (prediction, truth))
+        areas.append(torch.stack([area(prediction[prediction == truth]), area(prediction), area(truth)]))
+    both, predicted, true = sum(areas)
+    shares = {
+        "mIoU": both / (predicted + true - both),
+        "mAcc": both / true,
+        "mDice": 2 * both / (predicted + true),
+        "aAcc": both.sum() / true.sum(),
+    }
+    return {name: value.nanmean().item() for name, value in shares.items()}
+
+
+@given(st.lists(st.tuples(PREDICTION, TRUTH), min_size=1, max_size=3))
+def test_scores_agree_with_mmsegmentation(pairs):
+    """Also where classes are absent: those that are nowhere count in no mean, those not there in no mean accuracy."""
+    scores = Scores(tuple("abcd"), sum(confusion_matrix(*pair, K) for pair in pairs))
+    found = {
+        "mIoU": scores.miou,
+        "mAcc": scores.mean_accuracy,
+        "mDice": scores.mean_dice,
+        "aAcc": scores.pixel_accuracy,
+    }
+    expected = mmsegmentation(pairs)
+    if scores.pixels:
+        assert found == pytest.approx(expected, abs=1e-6)
+    else:
+        assert all(np.isnan(value) for value in expected.values())
+        assert set(found.values()) == {0}
+
+
+@given(PREDICTION, TRUTH)
+def test_the_frequency_weighted_iou_weighs_by_true_pixels(prediction, truth):
+    scores = Scores(tuple("abcd"), confusion_matrix(prediction, truth, K))
+    counted = truth[truth != IGNORE_INDEX]
+    weights = [np.mean(counted == index) if counted.size else 0 for index in range(K)]
+    expected = sum(weight * (iou or 0) for weight, iou in zip(weights, scores.iou.values(), strict=True))
+    assert scores.frequency_weighted_iou == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(

@@ -569,8 +569,8 @@ def test_a_validation_whose_line_was_lost_is_not_forgotten(recipe, tmp_path, mon
     class Told(Scores):
         miou = 0.0  # pyright: ignore[reportAssignmentType]
 
-    def falling(*args):
-        report = evaluate(*args)
+    def falling(*args, **kwargs):
+        report = evaluate(*args, **kwargs)
         told = Told(report.scores.names, report.scores.confusion)
         object.__setattr__(told, "miou", scores[newest(runs / "own")["step"]])
         return replace(report, scores=told)

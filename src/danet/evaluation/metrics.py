@@ -53,25 +53,47 @@ class Scores:
         return {n: int(h) / int(t) if t else None for n, h, t in zip(self.names, hits, there, strict=True)}
 
     @property
+    def dice(self) -> dict[str, float | None]:
+        """Twice the intersection over the sum of both areas (the class's F1); None where that sum is 0."""
+        hits, sizes = np.diag(self.confusion), self.confusion.sum(0) + self.confusion.sum(1)
+        return {n: 2 * int(h) / int(s) if s else None for n, h, s in zip(self.names, hits, sizes, strict=True)}
+
+    @property
     def miou(self) -> float:
         """The mean of the IoUs that there are; 0 where there is none."""
-        return _mean(self.iou)
+        return mean_of(self.iou)
 
     @property
     def mean_accuracy(self) -> float:
         """The mean accuracy of the classes that are there; 0 where there is none."""
-        return _mean(self.accuracy)
+        return mean_of(self.accuracy)
+
+    @property
+    def mean_dice(self) -> float:
+        """The mean of the Dice scores that there are; 0 where there is none."""
+        return mean_of(self.dice)
+
+    @property
+    def frequency_weighted_iou(self) -> float:
+        """The IoUs, each weighted by its class's share of the true pixels (Long et al., 2015); 0 where none counts."""
+        there = self.confusion.sum(1)
+        found = sum(int(count) * (iou or 0.0) for count, iou in zip(there, self.iou.values(), strict=True))
+        return found / max(int(there.sum()), 1)
 
     @property
     def pixel_accuracy(self) -> float:
         """The share of all counted pixels that are right; 0 where none counts."""
-        total = int(self.confusion.sum())
-        return int(np.trace(self.confusion)) / total if total else 0.0
+        return int(np.trace(self.confusion)) / max(self.pixels, 1)
 
     @property
     def majority(self) -> float:
         """The share of the most frequent true class: what the accuracy would be without looking."""
-        return int(self.confusion.sum(1).max()) / max(int(self.confusion.sum()), 1)
+        return int(self.confusion.sum(1).max()) / max(self.pixels, 1)
+
+    @property
+    def pixels(self) -> int:
+        """How many pixels count."""
+        return int(self.confusion.sum())
 
     @property
     def absent(self) -> tuple[str, ...]:
@@ -84,11 +106,16 @@ class Scores:
             "miou": self.miou,
             "pixel_accuracy": self.pixel_accuracy,
             "mean_accuracy": self.mean_accuracy,
+            "mean_dice": self.mean_dice,
+            "frequency_weighted_iou": self.frequency_weighted_iou,
             "iou": self.iou,
+            "accuracy": self.accuracy,
+            "dice": self.dice,
             "absent": list(self.absent),
         }
 
 
-def _mean(values: dict[str, float | None]) -> float:
+def mean_of(values: dict[str, float | None]) -> float:
+    """The mean of the scores that there are; 0 where there is none."""
     there = [value for value in values.values() if value is not None]
     return sum(there) / len(there) if there else 0.0

@@ -107,7 +107,8 @@ def train(
                     kept = state.kept if processes.count == 1 else restore(data.model, state.kept.state_dict())
                     segmenter = Segmenter(kept, data.labels, config.preprocess, str(device), precision)
                     region = context_region(config)
-                    report = evaluate(segmenter, data.val, PROTOCOL, region, progress("validate"), processes)
+                    told = progress("validate")
+                    report = evaluate(segmenter, data.val, PROTOCOL, region, told, processes, details=False)
                     improved = processes.any(processes.main and report.scores.miou > best)
                     if improved:
                         best = report.scores.miou

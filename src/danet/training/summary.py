@@ -46,7 +46,7 @@ def report_runs(
     segmenters = {name: load(folder / "best", config.device, config.precision) for name, folder in runs.items()}
     region = context_region(config)
     reports = {
-        name: evaluate(segmenter, dataset, region=region, progress=progress(f"score {name}"))
+        name: evaluate(segmenter, dataset, region=region, progress=progress(f"score {name}"), details=False)
         for name, segmenter in segmenters.items()
     }
     segmenter, report = next(iter(segmenters.values())), next(iter(reports.values()))

@@ -241,7 +241,7 @@ CORPUS = (
     Broken(truncated_image, "error", "file", "05.png cannot be read: .*truncated.* Copy or export the file again",
            ("images/train/05.png", "images/train/06.png")),
     Broken(truncated_mask, "error", "file", "05.png cannot be read: .*truncated", ("masks/train/05.png",)),
-    Broken(empty_file, "error", "file", "05.png cannot be read: it is no image", ("images/train/05.png",)),
+    Broken(empty_file, "error", "file", "05.png cannot be read: it is empty", ("images/train/05.png",)),
     Broken(no_image, "error", "file", "cannot be read: it is no image of a known format", ("images/train/05.png",)),
     Broken(a_link_to_nothing, "error", "pair", "05.png has no mask: there is no .*05.png", ("images/train/05.png",)),
     Broken(image_and_mask_both, "error", "file", "cannot be read", ("images/train/05.png",)),

@@ -1,8 +1,10 @@
+import os
 import struct
 import sys
 import warnings
 import zlib
 from functools import partial
+from io import BytesIO
 
 import numpy as np
 import pytest
@@ -110,16 +112,100 @@ def test_files_that_are_missing_cut_or_no_images(tmp_path):
         read_image(tmp_path / "none.png")
     with pytest.raises(InputError, match=r"cannot be read: .*directory"):
         read_image(tmp_path)
-    for name, content in {"text.png": b"not an image", "empty.png": b""}.items():
+    for name, content, reason in (
+        ("text.png", b"not an image", "it is no image of a known format. Save it as PNG or JPEG."),
+        ("empty.png", b"", "it is empty. Copy or export"),
+        ("empty.tif", b"", "it is empty. Copy or export"),
+        ("empty.npy", b"", "it is empty. Copy or export"),
+        ("phone.jpg", b"\0\0\0\x24ftypheic\0\0\0\0mif1heic", "it is HEIC, whose codec is not here. Save it as PNG"),
+    ):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(InputError, match=rf"{name} cannot be read: it is no image of a known format"):
+        with pytest.raises(InputError, match=rf"{name} cannot be read: {reason}"):
             read_image(tmp_path / name)
-    for name in ("cut.png", "cut.jpg"):
+    for name in ("cut.png", "cut.jpg", "cut.tif", "cut.webp", "cut.bmp"):
         path = save_image(tmp_path / name)
         path.write_bytes(path.read_bytes()[:-300])
         for read in (read_image, read_mask):
-            with pytest.raises(InputError, match=rf"{name} cannot be read: .*truncated.* again\.$"):
+            with pytest.raises(InputError, match=rf"{name} cannot be read: .*(truncated|decoder).* again\.$"):
                 read(path)
+
+
+def test_what_is_no_regular_file_is_refused_and_never_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "link.png").symlink_to("gone.png")
+    for name, reason in (
+        ("pipe.png", "cannot be read: it is a pipe or a device"),
+        ("folder.png", "cannot be read: it is a directory"),
+        ("link.png", "is a link to gone.png, which does not exist"),
+    ):
+        for channels in (RGB, FIVE):
+            with pytest.raises(InputError, match=rf"{name} {reason}"):
+                read_image(tmp_path / name, channels)
+    with pytest.raises(InputError, match="/dev/zero cannot be read: it is a pipe or a device"):
+        read_image("/dev/zero")
+    (tmp_path / "link.png").unlink()
+    (tmp_path / "link.png").symlink_to(save_image(tmp_path / "there.png"))
+    assert np.array_equal(read_image(tmp_path / "link.png"), read_image(tmp_path / "there.png"))
+
+
+@pytest.mark.parametrize("ending", ["gif", "png", "webp", "avif"])
+def test_the_first_frame_of_an_animation_is_taken_and_said(tmp_path, ending):
+    frames = [Image.fromarray(np.full((40, 48, 3), value, np.uint8)) for value in (50, 150, 250)]
+    options = {"lossless": True} if ending == "webp" else {"quality": 100} if ending == "avif" else {}
+    frames[0].save(tmp_path / f"a.{ending}", save_all=True, append_images=frames[1:], **options)
+    with pytest.warns(UserWarning, match=rf"a\.{ending} is animated; its first frame is taken"):
+        pixels = read_image(tmp_path / f"a.{ending}")
+    assert np.abs(pixels.astype(int) - 50).max() <= 1
+    frames[2].save(tmp_path / f"b.{ending}", **options)
+    assert np.abs(read_image(tmp_path / f"b.{ending}").astype(int) - 250).max() <= 1
+
+
+def test_bytes_are_read_as_their_file_is(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    colour = np.stack([RAMP, RAMP // 2, 255 - RAMP], 2)
+    Image.fromarray(colour).save(tmp_path / "turned.png", exif=exif)
+    Image.fromarray(colour).save(tmp_path / "a.tif")
+    Image.fromarray(RAMP.astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    save_bands(tmp_path / "five.tif", deep(5))
+    save_bands(tmp_path / "deep3.png", deep(3))
+    np.save(tmp_path / "five.npy", deep(5))
+    for name, channels in (
+        ("turned.png", RGB),
+        ("turned.png", GREY),
+        ("a.tif", RGB),
+        ("deep.png", RGB),
+        ("deep.png", DEEP),
+        ("deep3.png", RGB),
+        ("deep3.png", DEEP_RGB),
+        ("five.tif", FIVE),
+        ("five.npy", FIVE),
+    ):
+        pixels, expected = (read_image(image, channels) for image in ((tmp_path / name).read_bytes(), tmp_path / name))
+        assert pixels.dtype == expected.dtype
+        assert np.array_equal(pixels, expected)
+    for content, channels, reason in (
+        (b"", RGB, "cannot be read: it is empty"),
+        (b"", FIVE, "cannot be read: it is empty"),
+        (b"text", FIVE, "cannot be read: it is no image of a known format"),
+        ((tmp_path / "turned.png").read_bytes()[:-300], RGB, "cannot be read: .*[Tt]runcated"),
+        ((tmp_path / "five.tif").read_bytes()[:2000], FIVE, "cannot be read: "),
+        ((tmp_path / "five.npy").read_bytes()[:2000], FIVE, "cannot be read: "),
+    ):
+        with pytest.raises(InputError, match=f"^The image {reason}") as error:
+            read_image(content, channels)
+        assert "\n" not in str(error.value)
+
+
+def test_a_compression_that_pillow_does_not_know(tmp_path):
+    save_bands(tmp_path / "lerc.tif", deep(3, np.uint8), compress="LERC")
+    assert np.array_equal(read_image(tmp_path / "lerc.tif"), deep(3, np.uint8))  # by rasterio
+    save_bands(tmp_path / "webp.tif", deep(3, np.uint8), compress="WEBP", webp_lossless=True)
+    with pytest.raises(
+        InputError, match=r"webp\.tif cannot be read: it is damaged, or compressed in a way that is not"
+    ):
+        read_image(tmp_path / "webp.tif")
 
 
 def test_a_decompression_bomb_is_refused(tmp_path):
@@ -275,8 +361,9 @@ def test_wrong_files_of_other_channels_in_one_line(tmp_path, monkeypatch, caplog
         assert words in str(error.value)
         assert "\n" not in str(error.value)
         assert "See previous" not in str(error.value)
-    with Image.open(tmp_path / "deep.png") as image, pytest.raises(InputError, match="of which Pillow keeps 8; give"):
-        to_channels(image, DEEP_RGB)
+    for source in (tmp_path / "deep.png", BytesIO((tmp_path / "deep.png").read_bytes())):
+        with Image.open(source) as image, pytest.raises(InputError, match="of which Pillow keeps 8; give"):
+            to_channels(image, DEEP_RGB)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 900)
     for name in ("five.tif", "dot.npy"):
         if name == "dot.npy":

@@ -117,8 +117,8 @@ def test_bfloat16_agrees_but_for_rounding(tiny, segmenter, picture):
     ("image", "words"),
     [
         (np.zeros((1, 1, 3), np.uint8), "1×1"),
-        (np.zeros((40, 40), np.uint8), "uint8 of height × width × 3"),
-        (np.zeros((40, 40, 3), np.float32), "uint8 of height × width × 3"),
+        (np.zeros((40, 40, 5), np.uint8), "height × width, with 1 to 4 channels"),
+        (np.full((40, 40, 3), 255, np.float32), "floats are 0"),
         ("nowhere.png", "nowhere.png does not exist"),
     ],
 )

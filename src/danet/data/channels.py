@@ -13,13 +13,14 @@ RGB = Channels()
 
 
 def as_channels(
-    values: Num[np.ndarray, "h w *c"], channels: Channels = RGB, source: str = "The array"
+    values: Num[np.ndarray, "h w *c"], channels: Channels = RGB, source: str = "The array", whole: bool = True
 ) -> UInt8[np.ndarray, "h w c"] | Float32[np.ndarray, "h w c"]:
     """File values as an image: uint8 as they are where the range is that of 8 bits, all others as float32, unscaled.
 
     What the range maps them to is left to `danet.data.transforms.normalise`, so that it is written once.
     Raises InputError, beginning with `source`, for another number of channels or dimensions, for what is no number,
-    and where nobody stated a range for values above 8 bits, or for floats of 0 to 1.
+    and where nobody stated a range for values above 8 bits, or, but for parts of an image (not `whole`),
+    for floats of 0 to 1.
     """
     names, count = ", ".join(channels.names), len(channels.names)
     if values.ndim == 2 and count == 1:
@@ -52,12 +53,44 @@ def as_channels(
             f"{source} holds the value {pixels.max():g}, but channels.range is 0 to 255; state the range of such "
             "files, as in channels: {range: [0, 65535]} in labels.yaml, and train with it."
         )
-    if eight_bits and values.dtype.kind == "f" and 0 < pixels.max(initial=0) <= 1:
+    if whole and eight_bits and values.dtype.kind == "f" and 0 < pixels.max(initial=0) <= 1:
         raise InputError(
             f"{source} holds floats of 0 to 1, which are black where channels.range is 0 to 255; state it, as in "
             "channels: {range: [0, 1]} in labels.yaml, and train with it."
         )
     return pixels
+
+
+def as_picture(values: Num[np.ndarray, "h w *c"], source: str = "The array") -> UInt8[np.ndarray, "h w 3"]:
+    """An array of the usual kinds as RGB of 8 bits, in memory of its own.
+
+    Grey (height × width, or one channel) is repeated, a channel of transparency after grey or RGB dropped. Of uint16
+    the high 8 bits are kept, as of files; floats of 0 to 1 are taken times 255.
+    Raises InputError, beginning with `source`, for other shapes, types and floats.
+    """
+    kind, shape = values.dtype, values.shape
+    if values.ndim == 2:
+        values = values[..., None]
+    if values.ndim != 3 or not 1 <= values.shape[2] <= 4:
+        first = " Move its channels last." if values.ndim == 3 and values.shape[0] <= 4 else ""
+        raise InputError(
+            f"{source} is {kind} {shape}; an image is height × width, with 1 to 4 channels after it.{first}"
+        )
+    values = values[..., :1] if values.shape[2] < 3 else values[..., :3]
+    if kind.kind == "u" and kind.itemsize == 2:
+        values = values >> 8
+    elif kind.kind == "f":
+        outside = ~((values >= 0) & (values <= 1))  # what is no number, too
+        if outside.any():
+            y, x, channel = (int(place) for place in np.unravel_index(outside.argmax(), outside.shape))
+            raise InputError(
+                f"{source} holds the float {values[y, x, channel]:g} at pixel ({x}, {y}), but floats are 0 (black) to "
+                "1 (white); divide by what is white, or give uint8 of 0 to 255."
+            )
+        values = np.rint(values.astype(np.float32) * 255)
+    elif kind != np.uint8:
+        raise InputError(f"{source} is {kind} {shape}; an image's values are uint8, uint16, or floats of 0 to 1.")
+    return np.array(np.broadcast_to(values, (*shape[:2], 3)), np.uint8, order="C")
 
 
 def to_display(

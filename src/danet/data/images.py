@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from io import BytesIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Float32, Num, UInt8, UInt16
@@ -22,7 +24,13 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".p
 
 
 TIFF = (".tif", ".tiff")
-_SAMPLES = 277  # the TIFF tag that counts a pixel's values
+Encoded: TypeAlias = str | Path | bytes
+"""An image file: its path, or what it holds."""
+_MAGIC = {b"II*\0": ".tif", b"MM\0*": ".tif", b"II+\0": ".tif", b"MM\0+": ".tif", b"\x93NUM": ".npy"}
+"""How files begin that have a way of their own."""
+_ANIMATIONS = ("GIF", "PNG", "WEBP", "AVIF")
+_HEIF = (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1")
+_SAMPLES, _NODATA = 277, 42113  # TIFF tags: a pixel's count of values; what GDAL calls no data
 _WARNINGS = threading.Lock()
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it would print, an error says in its one line
 
@@ -32,22 +40,43 @@ def image_suffixes(channels: Channels) -> tuple[str, ...]:
     return IMAGE_SUFFIXES if channels.picture else (*IMAGE_SUFFIXES, ".npy")
 
 
-def read_image(path: str | Path, channels: Channels = RGB) -> UInt8[np.ndarray, "h w c"] | Float32[np.ndarray, "h w c"]:
+def read_image(image: Encoded, channels: Channels = RGB) -> UInt8[np.ndarray, "h w c"] | Float32[np.ndarray, "h w c"]:
     """An image file's values in `channels`, upright by its EXIF orientation (see `as_channels` for the type).
 
     As a picture any file is turned into RGB (`to_rgb`). Other channels are read as they are, with all their bits: from
     what Pillow keeps whole, .npy files of height × width × channels, and, by rasterio, TIFF and PNG of any number and
-    depth; a single channel of 8 bits is the grey of any file of 8 bits.
+    depth; a single channel of 8 bits is the grey of any file of 8 bits. Of an animation it is the first frame, and a
+    warning says so.
     Raises InputError for a file that is missing, damaged, no image, of other channels, larger than Pillow's limit, or
     smaller than 32×32; and for a file that needs rasterio where it is not installed.
     """
-    suffix = Path(path).suffix.lower()
-    if suffix == ".npy":
-        return as_channels(_array(path), channels, str(path))
-    if (suffix in TIFF or not channels.picture) and _needs_rasterio(path, channels):
-        return as_channels(read_bands(path), channels, str(path))
-    with _opened(path) as image:
-        return to_channels(image, channels, str(path))
+    refuse_no_file(image)
+    if _kind(image) == ".npy":
+        return as_channels(_array(image), channels, named(image))
+    if (_kind(image) in TIFF or not channels.picture) and _needs_rasterio(image, channels):
+        return as_channels(read_bands(image, channels), channels, named(image))
+    with _opened(image) as opened:
+        return to_channels(opened, channels, named(image))
+
+
+def named(image: Encoded) -> str:
+    """What messages call an image file."""
+    return "The image" if isinstance(image, bytes) else str(image)
+
+
+def refuse_no_file(image: Encoded) -> None:
+    """Raises InputError for what is empty, a folder, a link to nothing, or may never end, as a pipe or a device."""
+    mend = "give the path of an image file"
+    if isinstance(image, bytes) or os.path.isfile(image):
+        if not (len(image) if isinstance(image, bytes) else os.path.getsize(image)):
+            raise InputError(f"{named(image)} cannot be read: it is empty. Copy or export the file again.")
+    elif os.path.exists(image):
+        kind = "directory" if os.path.isdir(image) else "pipe or a device"
+        raise InputError(f"{image} cannot be read: it is a {kind}; {mend}.")
+    elif os.path.islink(image):
+        raise InputError(f"{image} is a link to {os.readlink(image)}, which does not exist; mend or remove it.")
+    else:
+        raise InputError(f"{image} does not exist; {mend}.")
 
 
 def to_channels(
@@ -58,11 +87,11 @@ def to_channels(
         return to_rgb(image, source)
     if _deep_colour(image):
         raise InputError(f"{source} has 16 bits a channel, of which Pillow keeps 8; give the path of its file instead.")
-    _refuse_small(image.size, source)
+    refuse_small(image.size, source)
     image = ImageOps.exif_transpose(image)
     if image.mode == "P":
         image = image.convert("RGBA" if "transparency" in image.info else "RGB")
-    if _is_grey(channels) and not image.mode.startswith(("I", "F")):
+    if is_grey(channels) and not image.mode.startswith(("I", "F")):
         image = image.convert("L")
     elif image.mode not in ("L", "LA", "RGB", "RGBA", "F") and not image.mode.startswith("I"):
         image = image.convert("L" if image.mode == "1" else "RGB")
@@ -75,7 +104,7 @@ def to_rgb(image: Image.Image, source: str = "The image") -> UInt8[np.ndarray, "
 
     Raises InputError, beginning with `source`, for a floating-point image or one smaller than 32×32.
     """
-    _refuse_small(image.size, source)
+    refuse_small(image.size, source)
     if image.mode == "F":
         raise InputError(f"{source} holds floating-point values; save it with 8 or 16 bits a channel.")
     image = ImageOps.exif_transpose(image)
@@ -149,79 +178,133 @@ def file_mode(path: str | Path) -> FileMode:
     """An image file's mode, by its header alone; a file that Pillow does not know has its ending as mode."""
     try:
         with Image.open(path) as image:
-            # For a PNG file without EXIF, asking for it would decode the whole.
-            turned = (image.format != "PNG" or "exif" in image.info) and image.getexif().get(
-                ExifTags.Base.Orientation, 1
-            ) != 1
-            return FileMode(f"{image.mode} of 16 bits" if _deep_colour(image) else image.mode, turned)
+            return FileMode(f"{image.mode} of 16 bits" if _deep_colour(image) else image.mode, is_turned(image))
     except Exception:  # whatever is wrong, `_opened` tells
         return FileMode(Path(path).suffix.lower().removeprefix(".") or "unknown")
 
 
-def _array(path: str | Path) -> Num[np.ndarray, "h w *c"]:
+def is_turned(image: Image.Image) -> bool:
+    """Whether an open image file is to be turned or mirrored by its EXIF orientation."""
+    # For a PNG file without EXIF, asking for it would decode the whole.
+    known = image.format != "PNG" or "exif" in image.info
+    return known and image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+
+
+def _kind(image: Encoded) -> str:
+    """The ending of an image file; of bytes, that of files which begin so."""
+    return _MAGIC.get(image[:4], "") if isinstance(image, bytes) else Path(image).suffix.lower()
+
+
+def _source(image: Encoded) -> str | Path | BytesIO:
+    """What Pillow opens."""
+    return BytesIO(image) if isinstance(image, bytes) else image
+
+
+def _array(image: Encoded) -> Num[np.ndarray, "h w *c"]:
     """A .npy file's array; it is mapped before it is read, so that a false size in its header takes no memory."""
-    with readable(path):
-        values = np.lib.format.open_memmap(path, mode="r")  # which reads no pickle
-        _refuse_large(values.shape[:2], path)
+    with readable(named(image)):
+        if isinstance(image, bytes):
+            values = np.load(BytesIO(image), allow_pickle=False)
+        else:
+            values = np.lib.format.open_memmap(image, mode="r")  # which reads no pickle
+        _refuse_large(values.shape[:2], named(image))
         values = np.array(values)
     if values.ndim in (2, 3):
-        _refuse_small(values.shape[1::-1], str(path))
+        refuse_small(values.shape[1::-1], named(image))
     return values
 
 
-def read_bands(path: str | Path) -> Num[np.ndarray, "h w c"]:
-    """All bands of a TIFF or PNG file, with all their bits."""
+def read_bands(image: Encoded, channels: Channels = RGB) -> Num[np.ndarray, "h w c"]:
+    """All bands of a TIFF or PNG file, with all their bits; see `raster_values` for what they call no data."""
     try:
         import rasterio
-        from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
     except ImportError:
         raise InputError(
-            f"{path} is no ordinary picture, and other TIFF and 16-bit colour files need rasterio: "
+            f"{named(image)} is no ordinary picture, and other TIFF and 16-bit colour files need rasterio: "
             "pip install 'danet[raster]'."
         ) from None
-    with readable(path):
-        with Path(path).open("rb") as file:
+    with readable(named(image)):
+        with nullcontext(BytesIO(image)) if isinstance(image, bytes) else Path(image).open("rb") as file:
             driver = "PNG" if file.read(4) == b"\x89PNG" else "GTiff"
-        with _WARNINGS, warnings.catch_warnings():  # which works in one thread at a time alone
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            raster = rasterio.open(path, driver=driver)
-        with raster:
-            _refuse_large((raster.height, raster.width), path)
-            _refuse_small((raster.width, raster.height), str(path))
-            try:
-                return raster.read().transpose(1, 2, 0)
-            except RasterioIOError as error:
-                raise OSError(str(error.__cause__ or error)) from None
+        with ExitStack() as held:
+            path = held.enter_context(rasterio.MemoryFile(image)).name if isinstance(image, bytes) else image
+            raster = held.enter_context(open_raster(path, driver=driver))
+            _refuse_large((raster.height, raster.width), named(image))
+            refuse_small((raster.width, raster.height), named(image))
+            return raster_values(raster, channels).transpose(1, 2, 0)
+
+
+def open_raster(path: str | Path, mode: str = "r", **options: Any) -> Any:
+    """What rasterio opens, without its warning of files that have no place on earth."""
+    import rasterio
+    from rasterio.errors import NotGeoreferencedWarning
+
+    with _WARNINGS, warnings.catch_warnings():  # which works in one thread at a time alone
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        return rasterio.open(path, mode, **options)
+
+
+def raster_values(
+    raster: Any,
+    channels: Channels,
+    bands: Sequence[int] | None = None,
+    window: tuple[tuple[int, int], tuple[int, int]] | None = None,
+) -> Num[np.ndarray, "c h w"]:
+    """An open raster's values: of all `bands` (counted from 1), or some; whole, or in a window of rows and columns.
+
+    What the raster calls no data is the channels' mean where no number in their range says so: -9999, or NaN, would
+    outshout all around it in a network.
+    """
+    from rasterio.errors import RasterioIOError
+
+    bands = list(bands or raster.indexes)
+    nodata = [raster.nodatavals[band - 1] for band in bands]
+    low, high = channels.range
+    try:
+        values = raster.read(bands, window=window)
+        if len(bands) == len(channels.names) and any(one is not None and not low <= one <= high for one in nodata):
+            void = raster.read_masks(bands, window=window) == 0
+            means = low + (high - low) * np.array(channels.mean, np.float32)
+            values = np.where(void, means[:, None, None], values.astype(np.float32))
+        return values
+    except RasterioIOError as error:
+        raise OSError(str(error.__cause__ or error)) from None
 
 
 def _deep_colour(image: Image.Image) -> bool:
     """Whether an image is that of a PNG file with several channels of 16 bits, of which Pillow keeps 8."""
+    if image.format != "PNG" or image.mode.startswith("I"):
+        return False
+    if tiles := getattr(image, "tile", None):  # not decoded yet
+        return ";16" in str(tiles[0][3])
     path = Path(getattr(image, "filename", ""))
-    if image.format != "PNG" or not path.is_file():
+    if not path.is_file():
         return False
     with path.open("rb") as file:
         depth, colour = file.read(26)[24:]
     return depth == 16 and colour != 0
 
 
-def _needs_rasterio(path: str | Path, channels: Channels) -> bool:
+def _needs_rasterio(image: Encoded, channels: Channels) -> bool:
     """Whether Pillow does not know a TIFF, or would lose or change something of the channels that are asked for."""
     try:
-        with Image.open(path) as image:
-            several = getattr(image, "tag_v2", {}).get(_SAMPLES, 1) > 1 and not _is_grey(channels)
-            return not channels.picture and (several or _deep_colour(image))
+        with Image.open(_source(image)) as opened:
+            tags = getattr(opened, "tag_v2", {})
+            told = (tags.get(_SAMPLES, 1) > 1 or _NODATA in tags) and not is_grey(channels)
+            return not channels.picture and (told or _deep_colour(opened))
     except UnidentifiedImageError:
-        return Path(path).suffix.lower() in TIFF
+        return _kind(image) in TIFF
     except Exception:  # whatever else is wrong, `_opened` tells
         return False
 
 
-def _is_grey(channels: Channels) -> bool:
+def is_grey(channels: Channels) -> bool:
     """Whether the single channel of 8 bits is asked for that any picture can be turned into."""
     return len(channels.names) == 1 and channels.range == (0, 255)
 
 
-def _refuse_small(size: tuple[int, ...], source: str) -> None:
+def refuse_small(size: tuple[int, ...], source: str) -> None:
+    """Raises InputError, beginning with `source`, for a width or height under 32."""
     if min(size) < SMALLEST_SIDE:
         raise InputError(
             f"{source} is {_size(size)} pixels; an image needs at least {SMALLEST_SIDE}×{SMALLEST_SIDE}. "
@@ -236,11 +319,14 @@ def _refuse_large(shape: tuple[int, ...], path: str | Path) -> None:
 
 
 @contextmanager
-def _opened(path: str | Path) -> Iterator[Image.Image]:
-    """The decoded image; raises InputError as `readable` does."""
-    with readable(path), Image.open(path) as image:
-        image.load()
-        yield image
+def _opened(image: Encoded) -> Iterator[Image.Image]:
+    """The decoded image, of several frames the first; raises InputError as `refuse_no_file` and `readable` do."""
+    refuse_no_file(image)
+    with readable(named(image)), Image.open(_source(image)) as opened:
+        if opened.format in _ANIMATIONS and getattr(opened, "is_animated", False):
+            warnings.warn(f"{named(image)} is animated; its first frame is taken.", stacklevel=2)
+        opened.load()
+        yield opened
 
 
 @contextmanager
@@ -254,14 +340,22 @@ def readable(path: str | Path) -> Iterator[None]:
         raise InputError(f"{path} does not exist; give the path of an image file.") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InputError(f"{path} is too large to open safely: {error} Cut it into tiles.") from None
+    except UnidentifiedImageError:
+        raise InputError(f"{path} cannot be read: {_unknown(path)}. Save it as PNG or JPEG.") from None
     except Exception as error:  # decoders of damaged files raise nearly anything
-        known = not isinstance(error, UnidentifiedImageError)
-        reason = (
-            " ".join(str(error).split()).rstrip(".") or type(error).__name__
-            if known
-            else "it is no image of a known format"
-        )
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        if reason.startswith("decoder error"):  # libtiff's number, and no word
+            reason = f"it is damaged, or compressed in a way that is not known here ({reason})"
         raise InputError(f"{path} cannot be read: {reason}. Copy or export the file again.") from None
+
+
+def _unknown(path: str | Path) -> str:
+    """What a file is that is no image to Pillow; of bytes, which have no path, no more than that."""
+    if os.path.isfile(path):
+        with Path(path).open("rb") as file:
+            if file.read(12)[4:] in _HEIF:
+                return "it is HEIC, whose codec is not here"
+    return "it is no image of a known format"
 
 
 def _size(size: tuple[int, ...]) -> str:

@@ -11,7 +11,6 @@ else may take any: threads that wait for a busy core wait long.
 """
 
 import argparse
-import csv
 import ctypes
 import os
 import statistics
@@ -31,6 +30,7 @@ from torch import Tensor
 from danet.ops import position_attention
 from danet.training.provenance import describe_run, peak_memory, reset_peak_memory
 from danet.viz.ablation import COLOURS, STYLE
+from table import write_table
 
 POSITIONS = (1024, 2700, 9216, 32_768, 138_240)  # the last: a 4K image at stride 8
 REPETITIONS = {1024: 25, 2700: 15, 9216: 5}  # else 1
@@ -225,10 +225,7 @@ def main() -> None:
     where = describe_run(DEVICE, "in each row", seed=0)
     print(", ".join(f"{name} {value}" for name, value in where.items()))
     if options.out:
-        with options.out.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, [*rows[0], *where], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows({**row, **where} for row in rows)
+        write_table(options.out, ({**row, **where} for row in rows))
     if options.svg:
         draw(options.svg, rows)
 

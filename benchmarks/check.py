@@ -8,7 +8,6 @@ all in the same bands; takes about a minute.
 """
 
 import argparse
-import csv
 import statistics
 import subprocess
 import sys
@@ -20,6 +19,7 @@ import torch
 
 from danet.data.duplicates import nearest
 from danet.training.provenance import describe_run
+from table import write_table
 
 REPETITIONS = 5
 COUNT = 100_000
@@ -60,10 +60,7 @@ def main() -> None:
     for row in rows:
         print(f"{row['s']:8.2f} s  {row['what']}")
     if options.out:
-        with options.out.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        write_table(options.out, rows)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ CPU; takes about a minute.
 """
 
 import argparse
-import csv
 import statistics
 import subprocess
 import sys
@@ -20,6 +19,7 @@ import torch
 from danet.models.segmentation import create_model
 from danet.training.provenance import describe_run
 from danet.weights.layouts import rename
+from table import write_table
 
 REPETITIONS = 5
 FRESH = """
@@ -63,10 +63,7 @@ def main() -> None:
     print(row)
     if out:
         row |= describe_run(torch.device("cpu"), "float32", seed=0)
-        with out.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(row), lineterminator="\n")
-            writer.writeheader()
-            writer.writerow(row)
+        write_table(out, [row])
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ python benchmarks/distance.py runs/ABLATION [--out results/distance.csv] [--svg 
 """
 
 import argparse
-import csv
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from danet.training.data import open_data
 from danet.training.provenance import describe_run
 from danet.training.summary import run_config
 from danet.viz.ablation import draw_curves
+from table import write_table
 
 EDGES = (0, 10, 20, 30, 40, 50, 60, 70, 80)
 """Pixels, at 192 rows; the last band is open."""
@@ -78,10 +78,7 @@ def main() -> None:
         print(result["variant"], result["seed"], [round(100 * a, 1) for a in accuracy])
     if not rows:
         raise SystemExit(f"{options.folder} holds no run that is done.")
-    with options.out.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_table(options.out, rows)
     curves["majority"] = [[(edge, 100 * share) for edge, share in zip(EDGES, majority, strict=True)]]
     title = "ground named rightly, %, by its pixels from the nearest thing"
     draw_curves(options.svg, {title: curves})

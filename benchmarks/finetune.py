@@ -8,7 +8,6 @@ not done again. Takes about a quarter of an hour on two cores.
 """
 
 import argparse
-import csv
 import json
 import statistics
 from pathlib import Path
@@ -23,6 +22,7 @@ from danet.training.loop import train
 from danet.training.provenance import describe_run
 from danet.training.record import read_record
 from danet.training.start import resolve
+from table import write_table
 
 EVERY = 10
 IMAGES = 37
@@ -89,10 +89,7 @@ def main() -> None:
         found = [100 * row["miou"] for row in rows if row["variant"] == name]
         print(f"{name}: mIoU {statistics.mean(found):.1f} ± {statistics.stdev(found):.1f} %")
     if options.out:
-        with options.out.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        write_table(options.out, rows)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ The largest absolute difference of each output, on logits of standard deviation 
 """
 
 import argparse
-import csv
 import sys
 import tempfile
 from pathlib import Path
@@ -19,6 +18,7 @@ from tests.golden.networks import NETWORKS, differences, weights
 
 from danet.training.provenance import describe_run
 from danet.weights.convert import convert
+from table import write_table
 
 
 def main() -> None:
@@ -37,10 +37,7 @@ def main() -> None:
             print(rows[-1])
     if out:
         facts = describe_run(torch.device("cpu"), "float64 and float32", seed=0)
-        with out.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, [*rows[0], *facts], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(row | facts for row in rows)
+        write_table(out, (row | facts for row in rows))
 
 
 if __name__ == "__main__":

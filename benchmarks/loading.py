@@ -7,7 +7,6 @@ processor time, so that a busy machine does not count; medians over 100 images. 
 """
 
 import argparse
-import csv
 import statistics
 import time
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from danet.data.images import read_image, read_mask
 from danet.data.transforms import collate, normalise
 from danet.training.data import batches, open_data
 from danet.training.provenance import describe_run
+from table import write_table
 
 ROUNDS, BATCHES, IMAGES = 5, 30, 100
 
@@ -92,11 +92,7 @@ def main() -> None:
     for row in rows:
         print(f"{row['what']}: {row['value']}")
     if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        with options.out.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        write_table(options.out, rows)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ cores, of which nothing else may take any.
 """
 
 import argparse
-import csv
 import statistics
 import sys
 import time
@@ -34,6 +33,7 @@ from danet.models.attention import attention_modules, map_to_places, places_to_m
 from danet.models.segmentation import SegmentationModel, create_model
 from danet.training.provenance import describe_run, peak_memory, reset_peak_memory
 from danet.weights.bundle import load_bundle
+from table import write_table
 
 CPU = torch.device("cpu")
 SIZE, LARGE = (360, 480), (1024, 2048)
@@ -174,10 +174,7 @@ def main() -> None:
         print(row)
     if options.out:
         fields = ["step", "type", "ms", "ratio", "peak_gigabytes_1024x2048", "labels_kept", "clear_labels_kept", *where]
-        with options.out.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fields, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows({**row, **where} for row in rows.values())
+        write_table(options.out, ({**row, **where} for row in rows.values()), fields)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ Takes about half a minute on two cores, of which nothing else may take any.
 """
 
 import argparse
-import csv
 import statistics
 import time
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from danet.ops.product import product
 from danet.ops.tiles import KEYS, QUERIES
 from danet.ops.winograd import convolution_3x3
 from danet.training.provenance import describe_run
+from table import write_table
 
 REPETITIONS = 15
 Work = tuple[Callable[[], object], Callable[[], object], float]
@@ -83,10 +83,7 @@ def main() -> None:
             print(rows[-1])
     if out:
         where = describe_run(torch.device("cpu"), "in each row", seed=0)
-        with out.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, [*rows[0], *where], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows({**row, **where} for row in rows)
+        write_table(out, ({**row, **where} for row in rows))
 
 
 if __name__ == "__main__":

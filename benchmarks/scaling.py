@@ -18,7 +18,6 @@ Takes about six minutes on two cores, of which nothing else may take any.
 """
 
 import argparse
-import csv
 import multiprocessing
 import os
 import statistics
@@ -40,6 +39,7 @@ from danet.training.losses import Criterion
 from danet.training.provenance import describe_run
 from danet.training.state import State
 from danet.training.step import Stepper
+from table import write_table
 
 CPU = torch.device("cpu")
 CLASSES, BATCH, STARTS, REPETITIONS = 11, 8, 4, 5
@@ -162,10 +162,7 @@ def main() -> None:
     for row in rows:
         print(row)
     if options.out:
-        with options.out.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, [*FIELDS, *where], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows({**row, **where} for row in rows)
+        write_table(options.out, ({**row, **where} for row in rows), [*FIELDS, *where])
 
 
 if __name__ == "__main__":

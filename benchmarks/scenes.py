@@ -6,7 +6,6 @@ Processor time, so that a busy machine does not count; medians of 40 scenes.
 """
 
 import argparse
-import csv
 import statistics
 import time
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 
 from danet.data.scenes import scene
 from danet.training.provenance import describe_run
+from table import write_table
 
 SIZES = ((192, 256), (360, 480))
 
@@ -38,11 +38,7 @@ def main() -> None:
     for row in rows:
         print(f"{row['height']}×{row['width']}: {row['scenes_per_second']} scenes a second on one core")
     if out:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with out.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        write_table(out, rows)
 
 
 if __name__ == "__main__":

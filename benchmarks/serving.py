@@ -8,7 +8,6 @@ its own image, asked for alone; memory is the server's before and after. Takes a
 """
 
 import argparse
-import csv
 import re
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from PIL import Image
 from danet.data.scenes import scene
 from danet.inference.device import choose_precision
 from danet.training.provenance import describe_run
+from table import write_table
 
 CLIENTS, IMAGES, SEED = 16, 16, 2000
 REQUESTS = {"/v1/segment": 50, "/v1/attention": 10}
@@ -108,11 +108,7 @@ def main() -> None:
         process.terminate()
         process.wait()
     if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        with options.out.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        write_table(options.out, rows)
 
 
 if __name__ == "__main__":

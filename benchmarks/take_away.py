@@ -4,7 +4,6 @@ python benchmarks/take_away.py runs/ABLATION [--out results/take-away.csv]
 """
 
 import argparse
-import csv
 from pathlib import Path
 from statistics import mean
 
@@ -18,6 +17,7 @@ from danet.training.ablation import last_segmenter, results
 from danet.training.data import open_data
 from danet.training.provenance import describe_run
 from danet.training.summary import run_config
+from table import write_table
 
 STREETS, POINTS, SHARE, FRESH = 30, 4, 0.1, 1
 
@@ -63,10 +63,7 @@ def main() -> None:
         facts["command"] = f"python benchmarks/take_away.py {options.folder}"
         rows.append({"network": name, **taken_away(segmenter, fresh), **facts})
         print(rows[-1])
-    with options.out.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_table(options.out, rows)
 
 
 if __name__ == "__main__":

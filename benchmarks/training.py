@@ -8,19 +8,15 @@ that a slow moment meets both; after one step to warm up, seconds are the median
 same type. Memory is the peak of a fresh process over two steps (the second has SGD's momentum), libraries and weights
 included (on Linux).
 
-PYTHON is the interpreter of an environment with mmsegmentation 1.2.2, which mmseg_step.py says how to make; without it
-only ours is measured. "all resized logits kept" is our network with its losses as they are usually written: every
+PYTHON is the interpreter of an environment with mmsegmentation 1.2.2, which mmseg_worker.py says how to make; without
+it only ours is measured. "all resized logits kept" is our network with its losses as they are usually written: every
 classifier's logits at the masks' size live until the backward. Takes about ten minutes on two cores, of which
 nothing else may take any.
 """
 
 import argparse
-import csv
-import json
 import statistics
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,12 +31,15 @@ from danet.data.transforms import normalise
 from danet.inference.device import Precision, autocast
 from danet.models.segmentation import SegmentationModel, create_model
 from danet.training.losses import Criterion
-from danet.training.provenance import describe_run, peak_memory, reset_peak_memory
+from danet.training.provenance import describe_run
 from danet.training.state import State
 from danet.training.step import Stepper
+from table import write_table
+from worker import Worker, peak_gigabytes, seconds, serve
 
 CPU = torch.device("cpu")
 REPETITIONS = 3
+STEPS = 2  # the second has SGD's momentum
 OURS, NAIVE = "danet", "danet, all resized logits kept"
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 
@@ -61,63 +60,6 @@ class Task(NamedTuple):
 
 TIMED = [Task(1, (768, 768), 19, precision) for precision in PRECISIONS]
 LOSSES = [Task(2, (384, 384), classes, "float32") for classes in (19, 150)]
-
-
-class Worker:
-    """A process that does steps when told to, as mmseg_step.py does."""
-
-    def __init__(self, command: list[str], task: Task) -> None:
-        self.process = subprocess.Popen(
-            [*command, *task.arguments()], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        self.facts: dict[str, Any] = json.loads(self._line())
-
-    def step(self) -> float:
-        """Its seconds."""
-        return float(self._ask("go"))
-
-    def peak(self) -> int:
-        """Bytes."""
-        return int(self._ask("peak"))
-
-    def end(self) -> None:
-        self.process.communicate()
-
-    def _ask(self, what: str) -> str:
-        assert self.process.stdin
-        print(what, file=self.process.stdin, flush=True)
-        return self._line()
-
-    def _line(self) -> str:
-        assert self.process.stdout
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"{self.process.args} ended early, with exit status {self.process.wait()}.")
-        return line
-
-
-def seconds(commands: dict[str, list[str]], task: Task) -> dict[str, float]:
-    """The median of each; they take turns."""
-    workers = {name: Worker(command, task) for name, command in commands.items()}
-    times: dict[str, list[float]] = {name: [] for name in workers}
-    for repetition in range(REPETITIONS + 1):
-        for name, worker in workers.items():
-            took = worker.step()
-            if repetition:  # the first is for warming up
-                times[name].append(took)
-    for worker in workers.values():
-        worker.end()
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
-def peak_gigabytes(command: list[str], task: Task) -> float:
-    """Of a fresh process that does two steps."""
-    worker = Worker(command, task)
-    worker.step()
-    worker.step()
-    peak = worker.peak()
-    worker.end()
-    return peak / 1e9
 
 
 def our_step(task: Task) -> tuple[nn.Module, Callable[[], object]]:
@@ -167,35 +109,23 @@ def batch(task: Task) -> tuple[Tensor, Tensor]:
     return images, masks
 
 
-def serve(task: Task, naive: bool) -> None:
-    """What a Worker of ours does."""
-    model, step = naive_step(task) if naive else our_step(task)
-    print(json.dumps({"parameters": sum(p.numel() for p in model.parameters())}), flush=True)
-    reset_peak_memory(CPU)
-    for line in sys.stdin:
-        if line.strip() == "go":
-            start = time.perf_counter()
-            step()
-            print(time.perf_counter() - start, flush=True)
-        else:
-            print(peak_memory(CPU) or 0, flush=True)
-
-
 def table(commands: dict[str, list[str]], naive: list[str]) -> list[dict[str, Any]]:
     """Every row; the last of `commands` is what ratios are to, if there is more than one."""
     rows = []
     for task in TIMED:
         print("measuring", *task, file=sys.stderr, flush=True)
-        took = seconds(commands, task)
-        for name, command in commands.items():
+        told = {name: [*command, *task.arguments()] for name, command in commands.items()}
+        took = {name: statistics.median(times) for name, times in seconds(told, REPETITIONS).items()}
+        for name, command in told.items():
             row = {"network": name, **describe(task), "seconds": round(took[name], 2)}
             if len(commands) > 1:
                 row["ratio"] = round(took[name] / took[list(commands)[-1]], 3)
-            rows.append(row | {"peak_gigabytes": round(peak_gigabytes(command, task), 2)})
+            rows.append(row | {"peak_gigabytes": round(peak_gigabytes(command, STEPS), 2)})
     for task in LOSSES:
         print("measuring", *task, file=sys.stderr, flush=True)
         for name, command in {NAIVE: naive, **commands}.items():
-            rows.append({"network": name, **describe(task), "peak_gigabytes": round(peak_gigabytes(command, task), 2)})
+            peak = peak_gigabytes([*command, *task.arguments()], STEPS)
+            rows.append({"network": name, **describe(task), "peak_gigabytes": round(peak, 2)})
     return rows
 
 
@@ -217,12 +147,13 @@ def main() -> None:
     options = parser.parse_args()
     if options.worker:
         task = Task(options.batch, tuple(options.size), options.classes, options.precision)
-        return serve(task, naive=options.worker == "naive")
+        model, step = naive_step(task) if options.worker == "naive" else our_step(task)
+        return serve({"parameters": sum(p.numel() for p in model.parameters())}, step)
     ours = [sys.executable, __file__, "--worker"]
     commands = {OURS: [*ours, "ours"]}
     if options.mmseg:
-        theirs = [options.mmseg, str(Path(__file__).with_name("mmseg_step.py"))]
-        worker = Worker(theirs, Task(2, (64, 64), 19, "float32"))
+        theirs = [options.mmseg, str(Path(__file__).with_name("mmseg_worker.py"))]
+        worker = Worker([*theirs, *Task(2, (64, 64), 19, "float32").arguments()])
         worker.end()
         commands[worker.facts["name"]] = theirs
     rows = table(commands, [*ours, "naive"])
@@ -231,10 +162,7 @@ def main() -> None:
         print(row)
     if options.out:
         fields = ["network", "images", "classes", "type", "seconds", "ratio", "peak_gigabytes", *where]
-        with options.out.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fields, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows({**row, **where} for row in rows)
+        write_table(options.out, ({**row, **where} for row in rows), fields)
     return None
 
 

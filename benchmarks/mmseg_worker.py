@@ -1,28 +1,31 @@
-"""The other side of training.py: training steps of mmsegmentation 1.2.2's DANet-ResNet50, one for each line of input.
+"""The other side of training.py and inference.py: mmsegmentation 1.2.2's DANet-ResNet50, once for each line of input.
 
-    python benchmarks/mmseg_step.py --size 768 768 [--batch 1] [--precision bfloat16] [--classes 19]
+    python benchmarks/mmseg_worker.py --size 768 768 [--batch 1] [--precision bfloat16] [--classes 19]
+    python benchmarks/mmseg_worker.py --image FILE.npy --weights FILE.pth --labels OUT.npy [--precision bfloat16]
 
 It needs no danet, but an environment with torch, torchvision, matplotlib, rich, scipy and packaging, and in it, by
 `pip install --no-deps`, mmsegmentation 1.2.2, mmengine, mmcv-lite 2.1.0, opencv-python-headless, addict, ftfy,
 prettytable, regex, termcolor, wcwidth and yapf. Compiled operators, which mmcv-lite lacks, have stand-ins.
 
-The network is that of their configs/_base_/models/danet_r50-d8.py with BatchNorm for SyncBN and random weights; the
-losses, and the accuracy that they report beside them, are their own. It says what it is in one line of JSON; then, for
-each line "go", it does one step (forward, losses, backward, SGD) and prints its seconds, and for a line "peak" the most
-bytes that the process had since its first step began.
+The network is that of their configs/_base_/models/danet_r50-d8.py with BatchNorm for SyncBN. It says what it is in one
+line of JSON; then, for each line "go", it does its work and prints its seconds, and for a line "peak" the most bytes
+that the process had since then. Its work is a training step from random weights (forward, losses and the accuracy that
+they report beside them, backward, SGD), or with --image their whole-image inference: normalised, predicted, resized to
+the image's size, argmax, by their own `test_step`; the labels are written.
 """
 
 import argparse
-import importlib
 import importlib.machinery
 import json
 import sys
 import time
 import types
 import warnings
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import torch
 
 
@@ -44,7 +47,8 @@ def build(classes: int) -> torch.nn.Module:
     """Their network; imports come after the stand-ins."""
     for name in ("mmcv.ops", "mmcv._ext"):
         sys.modules[name] = stand_in(name)
-    importlib.import_module("mmseg.models")  # registers the parts
+    from mmengine.config import ConfigDict
+    from mmseg.models import SegDataPreProcessor  # which registers the parts
     from mmseg.registry import MODELS
 
     norm = {"type": "BN", "requires_grad": True}
@@ -57,6 +61,9 @@ def build(classes: int) -> torch.nn.Module:
     return MODELS.build(
         {
             "type": "EncoderDecoder",
+            "data_preprocessor": SegDataPreProcessor(
+                mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], test_cfg={"size_divisor": 1}
+            ),
             "backbone": {
                 "type": "ResNetV1c",
                 "depth": 50,
@@ -89,7 +96,7 @@ def build(classes: int) -> torch.nn.Module:
                 **head,
             },
             "train_cfg": {},
-            "test_cfg": {"mode": "whole"},
+            "test_cfg": ConfigDict(mode="whole"),
         }
     )
 
@@ -99,15 +106,8 @@ def peak_memory() -> int:
     return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, nargs=2, required=True)
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--classes", type=int, default=19)
-    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
-    options = parser.parse_args()
-    warnings.simplefilter("ignore")  # of what is deprecated in theirs
-    torch.manual_seed(0)
+def training_step(options: argparse.Namespace) -> tuple[torch.nn.Module, Callable[[], object]]:
+    """Their network, and one step of its training on noise."""
     model = build(options.classes).train()
     from mmengine.structures import PixelData
     from mmseg.structures import SegDataSample
@@ -126,13 +126,47 @@ def main() -> None:
         optimizer.step()
         optimizer.zero_grad()
 
+    return model, step
+
+
+def whole_image(options: argparse.Namespace) -> tuple[torch.nn.Module, Callable[[], object]]:
+    """Their network with the weights of a file, and its prediction of an image, RGB as height × width × 3."""
+    model = build(options.classes).eval()
+    model.load_state_dict(torch.load(options.weights, weights_only=True)["state_dict"], strict=True)
+    from mmseg.structures import SegDataSample
+
+    image = torch.from_numpy(np.load(options.image)).permute(2, 0, 1).contiguous()
+    size = tuple(image.shape[1:])
+    sample = SegDataSample(metainfo={"ori_shape": size, "img_shape": size, "pad_shape": size, "flip": False})
+
+    def predict() -> None:
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=options.precision == "bfloat16"):
+            found = model.test_step({"inputs": [image], "data_samples": [sample]})[0]
+        np.save(options.labels, found.pred_sem_seg.data[0].byte().numpy())
+
+    return model, predict
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, nargs=2)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--classes", type=int, default=19)
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--image", type=Path)
+    parser.add_argument("--weights", type=Path)
+    parser.add_argument("--labels", type=Path)
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")  # of what is deprecated in theirs
+    torch.manual_seed(0)
+    model, work = whole_image(options) if options.image else training_step(options)
     name = f"mmsegmentation {version('mmsegmentation')}, torch {torch.__version__.partition('+')[0]}"
     print(json.dumps({"name": name, "parameters": sum(p.numel() for p in model.parameters())}), flush=True)
     Path("/proc/self/clear_refs").write_text("5")
     for line in sys.stdin:
         if line.strip() == "go":
             start = time.perf_counter()
-            step()
+            work()
             print(time.perf_counter() - start, flush=True)
         else:
             print(peak_memory(), flush=True)

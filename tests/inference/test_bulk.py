@@ -1,0 +1,251 @@
+"""Many images on Ray Data: each exactly once in the output, whatever dies."""
+
+import json
+import os
+import signal
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import ray
+from PIL import Image
+
+from danet.errors import InputError
+from danet.inference import bulk
+from danet.inference.bulk import Predictor, predict_bulk, schema
+from danet.inference.bulk_sources import Source, find_sources, read_source
+from danet.inference.protocol import PROTOCOLS, Protocol
+from danet.inference.segmenter import load
+
+WHOLE = Protocol()
+SUFFIXES = (".png", ".jpg")
+
+
+def encoded(number, size=(64, 48)):
+    blocks = np.random.Generator(np.random.Philox(number)).integers(0, 256, (6, 8, 3), np.uint8)
+    content = BytesIO()
+    Image.fromarray(blocks).resize(size, Image.Resampling.NEAREST).save(content, "PNG")
+    return content.getvalue()
+
+
+def as_table(path, cells, per_group=10):
+    pq.write_table(pa.table({"number": range(len(cells)), "image": cells}), path, row_group_size=per_group)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two images, one in a folder of its own, and what is to be left out."""
+    root = tmp_path / "in"
+    (root / "deep" / ".hidden").mkdir(parents=True)
+    for number, name in enumerate(("a.png", "deep/b.PNG", ".c.png", "deep/.hidden/d.png")):
+        (root / name).write_bytes(encoded(number))
+    (root / "notes.txt").write_text("no image")
+    return root
+
+
+def test_sources_are_the_images_of_files_folders_addresses_and_tables(folder, tmp_path):
+    out = folder / "out"
+    out.mkdir()
+    (out / "a.png").write_bytes(encoded(9))
+    inside = [Source(f"{folder}/a.png", "a"), Source(f"{folder}/deep/b.PNG", "deep/b")]
+    assert find_sources([str(folder)], SUFFIXES, out) == inside
+    assert find_sources([f"{folder}/"], SUFFIXES, out) == inside
+    assert find_sources([folder.as_uri()], SUFFIXES, out) == [
+        Source(f"{folder.as_uri()}/a.png", "a"),
+        Source(f"{folder.as_uri()}/deep/b.PNG", "deep/b"),
+    ]
+    table = as_table(tmp_path / "t.parquet", [encoded(n) for n in range(5)], per_group=3)
+    several = find_sources([str(folder), str(table), f"{folder}/a.png"], SUFFIXES, out)
+    assert several == [
+        Source(f"{folder}/a.png", "a"),  # once, under the name that it was given last
+        Source(f"{folder}/deep/b.PNG", "in/deep/b"),
+        Source(str(table), "t", 0, 0, (0, 1, 2)),
+        Source(str(table), "t", 1, 3, (3, 4)),
+    ]
+    assert several[3].images == [(f"{table}#3", "t/00000003"), (f"{table}#4", "t/00000004")]
+
+
+def test_inputs_that_are_no_images_are_one_line(folder, tmp_path):
+    as_table(tmp_path / "words.parquet", ["a", "b"])
+    pq.write_table(pa.table({"picture": [b"a"]}), tmp_path / "other.parquet")
+    (tmp_path / "damaged.parquet").write_bytes(b"PAR1 and no more")
+    (tmp_path / "empty").mkdir()
+    for given, told in {
+        "missing.png": "does not exist",
+        "empty": r"holds no image \(\.png",
+        "words.parquet": "must hold encoded images",
+        "other.parquet": "no column 'image'",
+        "damaged.parquet": "cannot be read as Parquet",
+    }.items():
+        with pytest.raises(InputError, match=told) as caught:
+            find_sources([str(tmp_path / given)], SUFFIXES, tmp_path / "out")
+        assert "\n" not in str(caught.value)
+        assert given in str(caught.value)
+    with pytest.raises(InputError, match="no address"):
+        find_sources(["ftp://somewhere/a.png"], SUFFIXES, tmp_path / "out")
+
+
+def test_readers_give_bytes_or_say_what_is_wrong(folder, tmp_path):
+    contents = [encoded(number) for number in range(4)]
+    assert list(read_source(Source(f"{folder}/a.png", "a"))) == [
+        {"path": f"{folder}/a.png", "name": "a", "bytes": contents[0], "error": ""}
+    ]
+    (gone,) = read_source(Source(f"{folder}/gone.png", "gone"))
+    assert gone["bytes"] == b""
+    assert f"{folder}/gone.png cannot be read" in gone["error"]
+    cells = [
+        {"bytes": contents[2], "path": "x.png"},
+        {"bytes": None, "path": f"{folder}/a.png"},
+        {"bytes": None, "path": f"{folder}/gone.png"},
+        {"bytes": None, "path": None},
+        None,
+    ]
+    table = as_table(tmp_path / "t.parquet", cells, per_group=4)
+    first, second = find_sources([str(table)], SUFFIXES, tmp_path / "out")
+    rows = [*read_source(first._replace(rows=(0, 1, 2))), *read_source(second)]
+    assert [row["path"] for row in rows] == [f"{table}#{row}" for row in (0, 1, 2, 4)]
+    assert [row["bytes"] for row in rows] == [contents[2], contents[0], b"", b""]
+    assert [bool(row["error"]) for row in rows] == [False, False, True, True]
+    table.write_bytes(table.read_bytes()[:200])  # damaged after it was listed
+    assert all("cannot be read" in row["error"] for row in read_source(first))
+
+
+def test_an_actors_rows_are_the_segmenters(folder):
+    flipped = PROTOCOLS["whole"][0].model_copy(update={"flip": True})
+    actor, segmenter = Predictor(None, "cpu", "float32", flipped), load(device="cpu", precision="float32")
+    rows = [
+        {"path": "a", "name": "a", "bytes": encoded(0), "error": ""},
+        {"path": "b", "name": "b", "bytes": b"nonsense", "error": ""},
+        {"path": "c", "name": "c", "bytes": b"", "error": "c is empty."},
+        {"path": "d", "name": "d", "bytes": encoded(4, (20, 20)), "error": ""},
+    ]
+    answer = actor(pa.Table.from_pylist(rows))
+    assert answer.schema == schema(segmenter.labels)
+    good, *bad = answer.to_pylist()
+    prediction = segmenter.predict(encoded(0), flipped)
+    assert np.array_equal(np.array(Image.open(BytesIO(good["label"]))), prediction.labels)
+    assert good["shares"] == pytest.approx(prediction.shares)
+    assert good["confidence"] == pytest.approx(float(prediction.confidence.mean()))
+    assert (good["width"], good["height"], good["error"]) == (64, 48, None)
+    assert [row["error"][:3] for row in bad] == ["b: ", "c i", "d: "]
+    assert all(row["label"] is row["shares"] is row["width"] is None for row in bad)
+
+
+def test_two_images_of_one_name_are_refused_as_png_alone(folder, tmp_path):
+    (folder / "a.jpg").write_bytes(encoded(5))
+    with pytest.raises(InputError, match=r"would both be a\.png"):
+        predict_bulk(None, [str(folder)], tmp_path / "out", write="png", protocol=WHOLE)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_of_other_settings_or_another_process_is_refused(folder, tmp_path):
+    for place in (folder / "a.png", folder / "a.png" / "deeper"):
+        with pytest.raises(InputError, match="cannot be written"):
+            predict_bulk(None, [str(folder)], place, write="parquet", protocol=WHOLE)
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "bulk.json").write_text("{}")
+    with pytest.raises(InputError, match="another model, protocol or form"):
+        predict_bulk(None, [str(folder)], out, write="parquet", protocol=WHOLE)
+
+
+def test_a_missing_ray_is_one_line(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(bulk, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"pip install 'danet\[bulk\]'"):
+        predict_bulk(None, [str(folder)], tmp_path / "out", write="parquet", protocol=WHOLE)
+
+
+def actor_processes():
+    """The processes of Ray's that hold our model, among the descendants of this one."""
+    parents, names = {}, {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                names[int(entry.name)] = (entry / "cmdline").read_bytes().decode(errors="replace")
+            except OSError:
+                continue
+
+    def ours(pid):
+        return pid == os.getpid() or (pid in parents and ours(parents[pid]))
+
+    return [pid for pid, name in names.items() if name.startswith("ray::") and "Predictor" in name and ours(pid)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("write", ["parquet", "png"])
+def test_every_image_is_there_once_though_a_worker_is_killed_midway(tmp_path, monkeypatch, capfd, write):
+    images, out = tmp_path / "in", tmp_path / "out"
+    images.mkdir()
+    for number in range(32):
+        (images / f"{number:02}.png").write_bytes(encoded(number, (256, 192)))
+    (images / "bad.png").write_bytes(b"nonsense")
+    cells = [{"bytes": encoded(number, (256, 192)), "path": f"{number}.png"} for number in range(32, 64)]
+    table = as_table(tmp_path / "t.parquet", [*cells, {"bytes": b"", "path": None}], per_group=5)
+    expected = {str(images / f"{number:02}.png"): number for number in range(32)}
+    expected |= {f"{table}#{row}": 32 + row for row in range(32)}
+    wrong = {str(images / "bad.png"), f"{table}#32"}
+    monkeypatch.setattr(bulk, "_BATCH", 4)
+    killed, told = [], []
+
+    def progress(done, total):
+        told.append((done, total))
+        if done > 0 and not killed:
+            assert done < total / 2
+            killed.extend(actor_processes()[:1])
+            os.kill(killed[0], signal.SIGKILL)
+
+    settings = {"write": write, "protocol": WHOLE, "device": "cpu", "precision": "float32", "actors": 2}
+    result = predict_bulk(None, [str(images), str(table)], out, **settings, progress=progress)
+    assert len(killed) == 1
+    assert (result.done, result.failed, result.kept) == (64, 2, 0)
+    assert set(result.failures) == wrong
+    assert told[-1] == (66, 66)
+    assert not ray.is_initialized()
+    assert capfd.readouterr() == ("", "")
+
+    rows = [row for part in sorted(out.glob("part-*.parquet")) for row in pq.read_table(part).to_pylist()]
+    assert sorted(row["path"] for row in rows) == sorted([*expected, *wrong])
+    segmenter = load(device="cpu", precision="float32")
+    for row in rows:
+        if row["path"] in wrong:
+            assert row["error"]
+            continue
+        label = BytesIO(row["label"]) if write == "parquet" else out / row["file"]
+        prediction = segmenter.predict(encoded(expected[row["path"]], (256, 192)))
+        with Image.open(label) as mask:
+            assert np.array_equal(np.array(mask), prediction.labels)
+        assert row["shares"] == pytest.approx(prediction.shares, abs=1e-6)
+        assert row["error"] is None
+    files = {path.relative_to(out).as_posix() for path in out.rglob("*.png")}
+    assert files == (set() if write == "parquet" else {row["file"] for row in rows if row["file"]})
+    assert json.loads((out / "bulk.json").read_text())["classes"] == list(segmenter.labels.names)
+
+    (images / "late.png").write_bytes(encoded(80, (256, 192)))
+    again = predict_bulk(None, [str(images), str(table)], out, **settings)
+    assert again == bulk.BulkResult(1, 0, {}, 66)
+    assert len(list(out.glob("part-*.parquet"))) == 2
+    assert predict_bulk(None, [str(images), str(table)], out, **settings) == bulk.BulkResult(0, 0, {}, 67)
+
+
+@pytest.mark.slow
+def test_what_kills_every_actor_ends_the_run_in_one_line(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(bulk, "_RETRIES", 1)
+
+    def progress(done, total):
+        pass
+
+    class Deadly(Predictor):
+        def row(self, row):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(bulk, "Predictor", Deadly)
+    with pytest.raises(InputError, match="Ray gave up") as caught:
+        predict_bulk(None, [str(folder)], tmp_path / "out", write="parquet", protocol=WHOLE, device="cpu")
+    assert "\n" not in str(caught.value)
+    assert not list((tmp_path / "out").glob("part-*"))
+    assert not ray.is_initialized()

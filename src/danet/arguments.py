@@ -123,12 +123,44 @@ def _data_check(one: Parser) -> None:
 
 
 def _predict(one: Parser) -> None:
-    one.add_argument("input", nargs="+", metavar="INPUT", help="an image, or a folder of images")
+    one.add_argument(
+        "input",
+        nargs="+",
+        metavar="INPUT",
+        help="an image, a raster, a video, a folder of images, or a list: a text file with a path in each line",
+    )
     one.add_argument("--model", metavar="RUN-OR-MODEL", help=MODEL_HELP)
     one.add_argument(
         "-o", "--output", default="predictions", metavar="DIR", help="where to write (default: predictions)"
     )
+    one.add_argument(
+        "--write",
+        type=_list,
+        default=[],
+        metavar="A,B",
+        help="labels (always), overlay, json (default: these), and for annotation tools coco, labelme, cvat; with "
+        "--engine ray: parquet (default) or png",
+    )
+    one.add_argument(
+        "--resume", action="store_true", help="leave out what the folder's index has of the same files and model"
+    )
+    one.add_argument(
+        "--sort",
+        choices=("input", "uncertainty"),
+        default="input",
+        help="the index's order: as given (default), or the least certain first, which to label next",
+    )
+    one.add_argument(
+        "--engine", choices=("local", "ray"), default="local", help="ray: any number of images, on any machines"
+    )
+    one.add_argument(
+        "--protocol",
+        default="whole",
+        metavar="NAME-OR-FILE",
+        help=f"one of {', '.join(PROTOCOLS)}; or a file of its fields, such as a report.json (default: whole)",
+    )
     _add_device(one)
+    _add_fields(one, Protocol, "protocol.")
 
 
 def _attend(one: Parser) -> None:

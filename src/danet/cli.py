@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
     from danet.inference.encoding import Direction, Encoding
+    from danet.inference.protocol import Protocol
     from danet.processes import Processes
     from danet.training.events import Event
 
@@ -194,32 +195,84 @@ def evaluate(options: argparse.Namespace) -> int:
 
 
 def predict(options: argparse.Namespace) -> int:
-    """Write label maps, overlays and class shares for images and folders of images."""
-    from danet.console import Screen
-    from danet.data.images import image_suffixes
-    from danet.inference.segmenter import load
+    """Write label maps, overlays and class shares of images, rasters and videos, and one index of them all."""
+    from danet.inference.protocol import read_protocol
 
-    segmenter = load(_model(options.model), options.device, options.precision)
-    suffixes = image_suffixes(segmenter.preprocess)
-    outputs = _outputs([Path(path) for path in options.input], Path(options.output), suffixes)
-    done, failed = [], []
+    given = {name: value for name, value in vars(options).items() if name.startswith("protocol.")}
+    protocol = read_protocol(options.protocol, {name.partition(".")[2]: value for name, value in given.items()})
+    if options.engine == "ray":
+        return _predict_bulk(options, protocol)
+
+    from danet.console import Screen, prediction_lines
+    from danet.data.images import image_suffixes
+    from danet.inference.inputs import plan
+    from danet.inference.many import FILES, TOOLS, predict_many
+    from danet.inference.segmenter import load
+    from danet.weights.bundle import digest
+    from danet.weights.zoo import find_bundle
+
+    write = _kinds(options, (*FILES, *TOOLS)) or FILES
+    folder, output = find_bundle(_model(options.model)), Path(options.output)
+    segmenter = load(folder, options.device, options.precision)
+    planned = plan([Path(path) for path in options.input], output, image_suffixes(segmenter.preprocess))
     with Screen() as screen:
-        progress = screen.phase("predict")
-        for number, (image, (folder, stem)) in enumerate(outputs.items(), start=1):
-            try:
-                prediction = segmenter.predict(image)
-                paths = prediction.save(folder, stem)
-            except InputError as error:
-                failed.append({"image": str(image), "error": str(error)})
-                screen.say(f"Left out: {error}")
-            else:
-                files = {kind: str(path) for kind, path in paths.items()}
-                done.append({"image": str(image), **files, "shares": prediction.shares})
-            progress(number, len(outputs))
-    _finish(
-        options, {"predictions": done, "failed": failed}, f"{len(done)} of {len(outputs)} images → {options.output}"
-    )
-    return DONE if not failed else PARTLY if done else WRONG
+        try:
+            found = predict_many(
+                segmenter,
+                planned,
+                output,
+                protocol,
+                write=write,
+                by=[__version__, digest(folder), options.device, options.precision],
+                resume=options.resume,
+                uncertain_first=options.sort == "uncertainty",
+                say=screen.say,
+                phase=screen.phase,
+            )
+        except KeyboardInterrupt:
+            screen.say(f"Interrupted; {output} keeps what is done. Go on with the same command and --resume.")
+            return INTERRUPTED
+    _finish(options, found.to_dict(segmenter.labels.names, output), *prediction_lines(found, output))
+    if found.failed:
+        return PARTLY if len(found.failed) < len(found.rows) else WRONG
+    return PARTLY if found.warnings else DONE
+
+
+def _predict_bulk(options: argparse.Namespace, protocol: Protocol) -> int:
+    """`danet predict --engine ray`, which always goes on with what its folder holds."""
+    from danet.console import Screen
+    from danet.inference.bulk import predict_bulk
+
+    write = _kinds(options, ("parquet", "png")) or ["parquet"]
+    if len(write) > 1 or options.sort != "input":
+        raise InputError("--engine ray writes parquet or png, one of them, in no order; leave --sort out.")
+    with Screen() as screen:
+        found = predict_bulk(
+            _model(options.model),
+            options.input,
+            Path(options.output),
+            write=write[0],
+            protocol=protocol,
+            device=options.device,
+            precision=options.precision,
+            progress=screen.phase("predict"),
+        )
+        for error in found.failures.values():
+            screen.say(f"Left out: {error}")
+    kept = f", {found.kept} were there before" if found.kept else ""
+    told = f"{found.done} of {found.done + found.failed} images → {options.output}{kept}"
+    _finish(options, found._asdict() | {"output": options.output}, told)
+    return DONE if not found.failed else PARTLY if found.done or found.kept else WRONG
+
+
+def _kinds(options: argparse.Namespace, known: Sequence[str]) -> list[str]:
+    """What --write names, each once; none where it is not given."""
+    for kind in options.write:
+        if kind not in known:
+            raise InputError(
+                f"--write {kind} is not known with --engine {options.engine}; it knows {', '.join(known)}."
+            )
+    return list(dict.fromkeys(options.write))
 
 
 def attend(options: argparse.Namespace) -> int:
@@ -621,38 +674,6 @@ def _model(name: str | None) -> str | None:
             file=sys.stderr,
         )
     return name
-
-
-def _outputs(inputs: Sequence[Path], output: Path, suffixes: tuple[str, ...]) -> dict[Path, tuple[Path, str]]:
-    """Each image with the folder and the stem of its results; a folder keeps its structure, and among several its name.
-
-    Raises InputError for what does not exist or holds no image, and where a result would replace an image or another.
-    """
-    from danet.inference.prediction import output_paths
-
-    several = sum(path.is_dir() for path in inputs) > 1
-    found: dict[Path, tuple[Path, str]] = {}
-    for path in inputs:
-        if path.is_dir():
-            files = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in suffixes]
-            images = [f for f in files if not f.name.startswith(".") and output.resolve() not in f.resolve().parents]
-            if not images:
-                raise InputError(f"The folder {path} holds no image ({', '.join(suffixes)}).")
-            target = output / path.resolve().name if several else output
-            found |= {image: (target / image.parent.relative_to(path), image.stem) for image in images}
-        elif path.exists():
-            found[path] = (output, path.stem)
-        else:
-            raise InputError(f"{path} does not exist; give an image or a folder of images.")
-    taken = {image.resolve(): image for image in found}
-    for image, (folder, stem) in found.items():
-        for result in output_paths(folder, stem).values():
-            if (other := taken.setdefault(result.resolve(), image)) != image or result.resolve() == image.resolve():
-                raise InputError(
-                    f"The result {result} of {image} would replace {'it' if other == image else f'that of {other}'}; "
-                    "choose another folder with -o, or rename one."
-                )
-    return found
 
 
 def _evidence(encoding: Encoding, at: tuple[int, int], direction: Direction) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.bar import Bar
 from rich.console import Console, ConsoleOptions, JustifyMethod, RenderableType, RenderResult
@@ -23,6 +23,7 @@ from rich.text import Text
 from danet.data.examination import Contents
 from danet.data.examination import Report as Examined
 from danet.evaluation.evaluate import Report
+from danet.inference.index import INDEX
 from danet.models.attention import SIGNS
 from danet.training.comparison import Comparison
 from danet.training.differences import Differences
@@ -30,6 +31,9 @@ from danet.training.events import Event, Initialised, Saved, Step, Validated
 from danet.training.rehearsal import Rehearsal
 from danet.viz.curves import Points, number
 from danet.viz.text import duration
+
+if TYPE_CHECKING:
+    from danet.inference.many import Many
 
 QUIET_SECONDS = 10.0
 """Where stderr is no terminal, a line of progress this often."""
@@ -218,6 +222,15 @@ def report_lines(report: Report) -> list[str]:
         context = _percent(report.region.pixel_accuracy)
         lines.append(f"Context score {context} % (the majority there: {_percent(report.majority)} %)")
     return lines
+
+
+def prediction_lines(found: Many, output: Path) -> list[str]:
+    """How many images were predicted, and which were not, the first of them by name."""
+    errors = list(found.failed.values())
+    told = [f"Left out: {error}" for error in errors[:ROWS]]
+    told += [f"and {len(errors) - ROWS:,} more, in {INDEX}"] * (len(errors) > ROWS)
+    count = len(found.rows)
+    return [*told, f"{count - len(errors)} of {count} images → {output}, listed in {INDEX}"]
 
 
 def contents_table(examined: Examined) -> Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,9 @@ from danet.data.labels import LabelSpace
 from danet.files import written_aside
 from danet.inference.protocol import Fusion
 from danet.viz.overlay import overlay
+
+FILES = ("labels", "overlay", "json")
+"""The kinds of files that a prediction is saved as."""
 
 
 @dataclass(frozen=True)
@@ -71,24 +75,30 @@ class Prediction:
         """The image under its classes' colours, with a legend."""
         return overlay(self.image, self.labels, self.space)
 
-    def save(self, folder: str | Path, stem: str) -> dict[str, Path]:
-        """Write `output_paths`: class indices with palette, overlay, and shares; none is ever half there."""
+    def save(self, folder: str | Path, stem: str, kinds: Collection[str] = FILES) -> dict[str, Path]:
+        """Write those `kinds` of `output_paths`: class indices with palette (labels), overlay, and shares with mean
+        confidence and entropy (json); none is ever half there."""
         mask = Image.fromarray(self.labels)
         mask.putpalette(self.space.palette())
         facts = {
             "width": self.labels.shape[1],
             "height": self.labels.shape[0],
             "confidence": round(float(self.confidence.mean()), 4),
+            "entropy": round(float(self.entropy.mean()), 4),
             "shares": {name: round(share, 6) for name, share in self.shares.items()},
         }
-        paths = output_paths(Path(folder), stem)
+        write: dict[str, Callable[[Path], object]] = {
+            "labels": lambda aside: mask.save(aside, format="PNG"),
+            "overlay": lambda aside: self.overlay().save(aside, format="PNG"),
+            "json": lambda aside: aside.write_text(
+                json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+            ),
+        }
+        paths = {kind: path for kind, path in output_paths(Path(folder), stem).items() if kind in kinds}
         Path(folder).mkdir(parents=True, exist_ok=True)
-        with written_aside(paths["labels"]) as aside:
-            mask.save(aside, format="PNG")
-        with written_aside(paths["overlay"]) as aside:
-            self.overlay().save(aside, format="PNG")
-        with written_aside(paths["json"]) as aside:
-            aside.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        for kind, path in paths.items():
+            with written_aside(path) as aside:
+                write[kind](aside)
         return paths
 
 

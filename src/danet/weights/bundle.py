@@ -127,6 +127,11 @@ def load_bundle(folder: str | Path) -> Bundle:
     return Bundle(model.eval(), config.model, labels, config.preprocess, config.scores, config.provenance)
 
 
+def digest(folder: str | Path) -> str:
+    """What tells a bundle from every other: the SHA-256 of its configuration, which holds that of its weights."""
+    return sha256(Path(folder) / CONFIG)
+
+
 def bundle_scores(folder: Path) -> dict[str, Any] | None:
     """What the bundle `folder` says of its scores; None where there is none, or its configuration is damaged."""
     try:

@@ -77,6 +77,8 @@ def predict_bulk(
         raise InputError("The engine ray needs Ray Data: pip install 'danet[bulk]'.")
     folder = find_bundle(model)
     bundle = load_bundle(folder)
+    for name in protocol.classes:
+        bundle.labels.index(name)
     sources = find_sources(inputs, image_suffixes(bundle.preprocess), output)
     if write == "png":
         _refuse_twins(sources)
@@ -93,9 +95,7 @@ def predict_bulk(
             left = [rest for source in sources if (rest := _without(source, kept)) is not None]
             number = int(parts[-1].stem.removeprefix("part-")) if parts else 0
             arguments = str(folder.absolute()), device, precision, protocol
-            for table in _gathered(
-                _predicted(left, actors, device, arguments), progress, sum(len(source.images) for source in left)
-            ):
+            for table in _gathered(_predicted(left, actors, device, arguments), progress, _images(left)):
                 number += 1
                 _write(output, f"part-{number:06d}.parquet", table, write)
                 wrong = table.filter(table["error"].is_valid())
@@ -175,8 +175,8 @@ def _predicted(
         try:
             yield from predicted.iter_batches(batch_size=None, batch_format="pyarrow")
         except ray.exceptions.RayError as error:
-            reason = str(error).strip().splitlines()[-1].strip().rstrip(".")
-            raise InputError(f"Ray gave up: {reason}. What was finished is kept; the same command goes on.") from error
+            told = f"Ray gave up: {_last_line(error)}. What was finished is kept; the same command goes on."
+            raise InputError(told) from error
 
 
 def _read(source: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -191,17 +191,21 @@ def _ray() -> Iterator[Any]:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray
     import ray.data
+    from ray._private import worker
 
     own, log = not ray.is_initialized(), logging.getLogger("ray.data")
     level = log.level
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Ray's of itself
         if own:
-            with _mute():
-                ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+            try:
+                with _mute():
+                    ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+            except Exception as error:  # of a cluster that cannot be reached, ports, memory: of many kinds
+                raise InputError(f"Ray cannot be started or reached: {_last_line(error)}. See RAY_ADDRESS.") from error
         try:
             log.setLevel(logging.CRITICAL)  # what goes wrong is raised as well
-            ray._private.worker._worker_logs_enabled = False  # or it tells of lost workers on stdout
+            worker._worker_logs_enabled = False  # or it tells of lost workers on stdout
             context = ray.data.DataContext.get_current().copy()
             context.enable_progress_bars = context.print_on_execution_start = False
             context.target_max_block_size = _BLOCK
@@ -211,7 +215,11 @@ def _ray() -> Iterator[Any]:
             log.setLevel(level)
             if own:
                 ray.shutdown()
-            ray._private.worker._worker_logs_enabled = True
+            worker._worker_logs_enabled = True
+
+
+def _last_line(error: Exception) -> str:
+    return next((line.strip().rstrip(".") for line in reversed(str(error).splitlines()) if line.strip()), repr(error))
 
 
 @contextmanager

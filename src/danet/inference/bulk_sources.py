@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 COLUMN = "image"
 """The column of Parquet files that holds encoded images: bytes, or a struct of bytes and path, as `datasets` saves."""
+_ADDRESS = re.compile(r"\w+://")
 
 
 class Source(NamedTuple):
@@ -46,6 +47,7 @@ def find_sources(inputs: Sequence[str], suffixes: Sequence[str], output: Path) -
     """
     sources: dict[tuple[str, int | None], Source] = {}  # an image that is there twice is one
     for given in inputs:
+        given = given if _ADDRESS.match(given) else str(Path(given).absolute())  # workers may be elsewhere
         for path, name in _files(given, (*suffixes, ".parquet"), output, len(inputs) > 1):
             for source in _groups(path, name) if path.lower().endswith(".parquet") else (Source(path, name),):
                 sources[source.path, source.group] = source
@@ -151,7 +153,7 @@ def _place(path: str) -> tuple[FileSystem, str]:
     from pyarrow import ArrowException
     from pyarrow.fs import FileSystem, LocalFileSystem
 
-    if not re.match(r"\w+://", path):
+    if not _ADDRESS.match(path):
         return LocalFileSystem(), str(Path(path).absolute())
     try:
         return FileSystem.from_uri(path)

@@ -44,13 +44,14 @@ def explained(path: Path, mend: str) -> Iterator[None]:
 
 
 @contextmanager
-def claimed(folder: Path) -> Iterator[None]:
-    """`folder` is this process's alone to write to; the system frees it when the process ends, however it does.
+def claimed(folder: Path, lock_file: str = LOCK) -> Iterator[None]:
+    """`folder`, or what `lock_file` in it stands for, is this process's alone to write to; the system frees it when the
+    process ends, however it does.
 
     Processes that this one forks have no part in it, so that they do not hold it when they outlive this one. Raises
     InputError where another process has it.
     """
-    lock = FileLock(folder / LOCK)
+    lock = FileLock(folder / lock_file)
     try:
         lock.acquire(timeout=0)
     except Timeout:

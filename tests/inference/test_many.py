@@ -1,0 +1,504 @@
+"""Many images through the command: in order, each told of in the index, whatever fails, whenever it is killed."""
+
+import csv
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zlib
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from danet.cli import main
+from danet.data.parallel import parallel_map
+from danet.data.survey import init
+from danet.errors import InputError
+from danet.files import claimed
+from danet.inference.index import Index, Row
+from danet.inference.inputs import plan
+from danet.inference.many import predict_many
+from danet.inference.protocol import Protocol
+from danet.inference.segmenter import Segmenter, load
+from danet.weights.bundle import save_bundle
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture
+def run(capsys, monkeypatch, tmp_path, tiny_folder):
+    """Runs `danet predict` in an empty folder with the model `tiny`, in float32: (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def command(*arguments):
+        code = main(["predict", *map(str, arguments), "--model", str(tiny_folder), "--precision", "float32"])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return command
+
+
+def save(path, number=0, size=(48, 40)):
+    """An image that differs from all others: squares of colour, more of them by its number."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    squares = np.random.default_rng(number).integers(0, 256, (1 + number % 5, 1 + number % 7, 3), np.uint8)
+    Image.fromarray(squares).resize(size, Image.Resampling.NEAREST).save(path)
+    return path
+
+
+@pytest.fixture
+def photos(tmp_path):
+    return [save(tmp_path / "photos" / f"{number:02}.png", number) for number in range(6)]
+
+
+def index(folder="out"):
+    with Path(folder, "index.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def visible(folder="out"):
+    return sorted(path.relative_to(folder).as_posix() for path in Path(folder).rglob("[!.]*") if path.is_file())
+
+
+def test_the_index_says_what_predictions_say(run, photos, tiny_folder):
+    code, out, err = run("photos", "-o", "out", "--json")
+    assert code == 0, err
+    segmenter, found = load(tiny_folder, precision="float32"), json.loads(out)
+    assert found["index"] == "out/index.csv"
+    rows = index()
+    assert [row["image"] for row in rows] == [f"photos/{path.name}" for path in photos]
+    assert list(rows[0])[:9] == [
+        "image", "labels", "width", "height", "seconds", "confidence", "entropy", "share_road", "share_car",
+    ]  # fmt: skip
+    for path, row, told in zip(photos, rows, found["predictions"], strict=True):
+        prediction = segmenter(path)
+        with Image.open(Path("out", row["labels"])) as labels:
+            assert np.array_equal(np.asarray(labels), prediction.labels)
+        assert (row["width"], row["height"], row["error"]) == ("48", "40", "")
+        assert float(row["confidence"]) == pytest.approx(prediction.confidence.mean(), abs=1e-6)
+        assert float(row["entropy"]) == pytest.approx(prediction.entropy.mean(), abs=1e-6)
+        assert float(row["seconds"]) > 0
+        for name, share in prediction.shares.items():
+            assert float(row[f"share_{name}"]) == pytest.approx(share, abs=1e-6)
+        assert told["shares"] == prediction.shares
+        assert json.loads(Path(told["json"]).read_text())["entropy"] == pytest.approx(told["entropy"], abs=1e-4)
+    assert visible() == sorted(
+        ["index.csv", *(f"{path.stem}{end}" for path in photos for end in (".png", "-overlay.png", ".json"))]
+    )
+
+
+def test_what_to_label_next_is_what_is_least_certain(run, photos):
+    Path("gone.png").symlink_to("nowhere")
+    code, out, _ = run("photos", "gone.png", "-o", "out", "--sort", "uncertainty", "--json")
+    assert code == 3
+    entropies = [float(row["entropy"]) for row in index()[:-1]]
+    assert entropies == sorted(entropies, reverse=True)
+    assert len(set(entropies)) > 3
+    assert index()[-1]["image"] == "gone.png"
+    assert [one["image"] for one in json.loads(out)["predictions"]] == [row["image"] for row in index()[:-1]]
+
+
+def test_write_says_which_files(run, photos):
+    assert run("photos", "-o", "out", "--write", "labels")[0] == 0
+    assert visible() == sorted(["index.csv", *(path.name for path in photos)])
+    code, _, err = run("photos", "-o", "out", "--write", "labels,masks")
+    assert (code, "--write masks is not known with --engine local; it knows labels, overlay, json, coco" in err) == (
+        2,
+        True,
+    )
+    code, _, err = run("photos", "-o", "out", "--engine", "ray", "--write", "overlay")
+    assert (code, "it knows parquet, png" in err) == (2, True)
+
+
+def test_a_protocol_is_taken(run, photos, tiny_folder):
+    assert run("photos", "-o", "out", "--protocol", "mmseg-whole", "--protocol.fit", "[96, 96]")[0] == 0
+    protocol = Protocol(size="fit", fit=(96, 96), resample="bilinear", fusion="logits")
+    expected = load(tiny_folder, precision="float32").predict(photos[5], protocol)
+    assert float(index()[5]["entropy"]) == pytest.approx(expected.entropy.mean(), abs=1e-6)
+    code, _, err = run("photos", "-o", "out", "--protocol", "mmseg-hole")
+    assert (code, "Did you mean mmseg-whole?" in err) == (2, True)
+
+
+def test_a_list_keeps_order_and_structure_and_tells_what_is_missing(run, photos, tmp_path):
+    save(tmp_path / "lists" / "b" / "x.png", 7)
+    save(tmp_path / "lists" / "a" / "x.png", 8)
+    (tmp_path / "lists" / "some.txt").write_bytes(
+        "\ufeffb/x.png\r\n\r\na/x.png\r\na/gone.png\r\n../photos/03.png\r\n".encode()
+    )
+    outside = [save(tmp_path / "far" / part / "y.png", number) for number, part in enumerate(("one", "two"))]
+    (tmp_path / "far.txt").write_text("".join(f"{path}\n" for path in outside))
+    code, _, err = run("lists/some.txt", "far.txt", photos[0], "-o", "out")
+    assert code == 3
+    assert "Left out: lists/a/gone.png does not exist" in err
+    rows = index()
+    assert [row["image"] for row in rows] == [
+        "lists/b/x.png", "lists/a/x.png", "lists/a/gone.png", "lists/../photos/03.png", *map(str, outside),
+        str(photos[0]),
+    ]  # fmt: skip
+    assert [row["labels"] for row in rows] == ["b/x.png", "a/x.png", "", "03.png", "one/y.png", "two/y.png", "00.png"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"\n \n", "holds no path"), (b"\xff\xfe\x00", "cannot be read (")],
+)
+def test_a_list_that_is_none(run, tmp_path, content, words):
+    (tmp_path / "a.txt").write_bytes(content)
+    code, out, err = run("a.txt", "-o", "out")
+    assert (code, out) == (2, "")
+    assert words in err
+    assert not Path("out").exists()
+
+
+def bomb(path):
+    content = bytearray(save(path).read_bytes())
+    content[16:24] = (30_000).to_bytes(4) * 2
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4)
+    path.write_bytes(content)
+
+
+def cut(path):
+    save(path, 3, (200, 200))
+    path.write_bytes(path.read_bytes()[: 2 * path.stat().st_size // 3])
+
+
+BAD = {
+    "01-empty.png": (lambda path: path.write_bytes(b""), "it is empty"),
+    "02-cut.jpg": (cut, "truncated"),
+    "03-cut.png": (cut, "runcated"),
+    "04-cut.tif": (cut, "cannot be read"),
+    "05-bomb.png": (bomb, "cannot be read: 05-bomb.png, band 1"),  # window by window, as a raster
+    "06-dot.png": (lambda path: save(path, size=(1, 1)), "is 1×1 pixels"),
+    "07-text.png": (lambda path: path.write_text("no image"), "it is no image of a known format"),
+    "08-heic.jpg": (lambda path: path.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0heic"), "HEIC, whose codec is not here"),
+    "10-link.png": (lambda path: path.symlink_to("nowhere"), "is a link to nowhere"),
+    "11-pipe.png": (os.mkfifo, "it is a pipe or a device"),
+    "12-float.tif": (lambda path: Image.fromarray(np.ones((40, 40), np.float32)).save(path), "floating-point"),
+}
+
+
+@pytest.mark.parametrize("write", ["labels,overlay,json", "labels,coco"])
+def test_bad_files_are_one_line_each_and_the_rest_goes_on(run, tmp_path, write):
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    for name, (make, _) in BAD.items():
+        make(folder / name)
+    (folder / "09-folder.png").mkdir()  # is looked into, and holds nothing
+    good = {"00.png", "05-cmyk.jpg", "99.png"}
+    for number, name in enumerate(good):
+        save(folder / name, number)
+    with Image.open(folder / "05-cmyk.jpg") as image:
+        image.convert("CMYK").save(folder / "05-cmyk.jpg")
+    code, out, err = run("mixed", "-o", "out", "--json", "--write", write)
+    assert code == 3
+    found = json.loads(out)
+    assert {Path(one["image"]).name for one in found["predictions"]} == good
+    assert {Path(one["image"]).name for one in found["failed"]} == set(BAD)
+    for one in found["failed"]:
+        words = BAD[Path(one["image"]).name][1]
+        assert words in one["error"]
+        assert one["image"] in one["error"]
+        assert "\n" not in one["error"]
+        assert err.count(f"Left out: {one['error']}\n") == 1
+    assert "Traceback" not in err
+    assert [row["image"] for row in index()] == sorted(row["image"] for row in index())
+    assert len(visible()) == (10 if "json" in write else 5)
+    assert not list(Path("out").rglob("*.part"))
+    code, out, _ = run("mixed/01-empty.png", "mixed/06-dot.png", "mixed/09-folder.png/../11-pipe.png", "-o", "none")
+    assert code == 2
+    assert out.splitlines()[-1] == "0 of 3 images → none, listed in index.csv"
+    assert sum(line.startswith("Left out: ") for line in out.splitlines()) == 3
+    assert visible("none") == ["index.csv"]
+
+
+@pytest.mark.filterwarnings("default:.*is animated:UserWarning")
+@pytest.mark.parametrize("ending", ["gif", "png"])
+def test_of_an_animation_the_first_frame_is_taken_and_said(run, tmp_path, ending):
+    frames = [Image.new("P", (48, 40), number) for number in (3, 200)]
+    for frame in frames:
+        frame.putpalette(np.random.default_rng(0).integers(0, 256, 768, np.uint8).tobytes())
+    frames[0].save(tmp_path / f"moving.{ending}", save_all=True, append_images=frames[1:])
+    frames[0].save(tmp_path / "first.png")
+    code, _, err = run(f"moving.{ending}", "-o", "out")
+    assert code == 0
+    assert f"danet: moving.{ending} is animated; its first frame is taken." in err
+    assert run("first.png", "-o", "out2")[0] == 0
+    with Image.open("out/moving-overlay.png") as moving, Image.open("out2/first-overlay.png") as first:
+        assert np.array_equal(np.asarray(moving), np.asarray(first))
+
+
+@pytest.mark.parametrize("output", ["file", "file/out", "/dev/full", "/dev/null/out"])
+def test_a_folder_that_cannot_be_written_to(run, photos, output):
+    Path("file").write_text("in the way")
+    code, out, err = run("photos", "-o", output)
+    assert (code, out) == (2, "")
+    assert output in err.splitlines()[-1]
+    assert "choose another" in err.splitlines()[-1]
+    assert len(err.splitlines()) == 1
+
+
+def test_a_result_that_cannot_be_written_is_left_out_and_the_rest_goes_on(run, photos):
+    Path("out/02-overlay.png/in the way").mkdir(parents=True)
+    code, _, err = run("photos", "-o", "out")
+    assert code == 3
+    assert "Left out: " in err
+    assert [bool(row["error"]) for row in index()] == [False, False, True, False, False, False]
+    assert "02.png cannot be written (Is a directory)" in index()[2]["error"]
+    assert not list(Path("out").rglob("*.part"))
+    shutil.rmtree("out/02-overlay.png")
+    code, _, err = run("photos", "-o", "out", "--resume")
+    assert code == 0
+    assert all(row["labels"] and not row["error"] for row in index())
+
+
+@contextmanager
+def files_of_at_most(size):
+    """No file can grow beyond so many bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def noise(path):
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)).save(path)
+
+
+def all_whole(folder):
+    for path in Path(folder).glob("[!.]*.png"):
+        with Image.open(path) as image:
+            image.load()
+    return not [path for path in Path(folder).rglob("*.part") if path.name != ".mine.png.7.part"]
+
+
+def test_a_limit_on_files_is_told_and_leaves_no_half(run, photos):
+    noise(photos[3])
+    with files_of_at_most(40_000):
+        code, out, err = run("photos", "-o", "out", "--write", "labels,overlay")
+    assert code == 3, err
+    assert "03.png cannot be written (File too large)" in err
+    assert "5 of 6 images" in out
+    assert [bool(row["error"]) for row in index()] == [False, False, False, True, False, False]
+    assert all_whole("out")
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="mounting needs root on Linux")
+def test_a_full_disk_is_told_and_leaves_no_half(run, photos, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=160k", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("This system lets no test mount a disk.")
+    try:
+        noise(photos[2])
+        code, _, err = run("photos", "-o", disk / "out", "--write", "labels,overlay")
+        assert code == 3, err
+        assert "02.png cannot be written (No space left on device)" in err
+        rows = index(disk / "out")
+        assert [row["image"] for row in rows] == [f"photos/{path.name}" for path in photos]
+        assert [bool(row["error"]) for row in rows] == [False, False, True, False, False, False]
+        assert all_whole(disk / "out")
+    finally:
+        subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+def test_an_index_that_cannot_be_written_ends_the_run_and_stays_whole(run, photos):
+    with files_of_at_most(500):
+        code, out, err = run("photos", "-o", "out", "--write", "labels")
+    assert (code, out) == (2, "")
+    assert "index.csv cannot be written (File too large); make room" in err.splitlines()[-1]
+    assert Path("out/index.csv").read_text().endswith("\n")
+    assert 0 < len(index()) < 6
+    assert run("photos", "-o", "out", "--resume", "--write", "labels")[0] == 0
+    assert len(index()) == 6
+
+
+def stamps(folder="out"):
+    return {path.name: path.stat().st_mtime_ns for path in Path(folder).glob("*") if path.suffix in (".png", ".json")}
+
+
+def test_resume_does_again_only_what_is_not_as_it_was(run, photos, tiny, tiny_folder):
+    assert run("photos", "-o", "out")[0] == 0
+    first, rows = stamps(), index()
+
+    def changed(*arguments):
+        before = stamps()
+        code, _, err = run("photos", "-o", "out", *arguments)
+        assert code == 0, err
+        assert [row["image"] for row in index()] == [row["image"] for row in rows]
+        return {name for name, stamp in stamps().items() if before.get(name) != stamp}
+
+    assert changed("--resume") == set()
+    assert stamps() == first
+    assert index() == rows
+    assert changed("--resume", "--sort", "input", "--write", "labels") == set()
+    Path("out/01-overlay.png").unlink()
+    assert changed("--resume") == {"01.png", "01-overlay.png", "01.json"}
+    os.utime("photos/02.png")
+    assert changed("--resume") == {"02.png", "02-overlay.png", "02.json"}
+    save(Path("photos/03.png"), 33)
+    assert changed("--resume") == {"03.png", "03-overlay.png", "03.json"}
+    assert changed("--resume", "--protocol", "whole-original") == first.keys()
+    assert changed("--resume", "--protocol", "whole-original") == set()
+    with torch.no_grad():
+        tiny.model.head.classifier.bias.add_(1)
+    save_bundle(tiny_folder, tiny)
+    assert changed("--resume", "--protocol", "whole-original") == first.keys()
+    text = Path("out/index.csv").read_bytes()
+    Path("out/index.csv").write_bytes(text[: text.rindex(b"photos/05") + 40])  # as a killed process may leave it
+    assert changed("--resume", "--protocol", "whole-original") == {"05.png", "05-overlay.png", "05.json"}
+    Path("out/index.csv").write_bytes(b"\0\xff\n" + text)
+    assert changed("--resume", "--protocol", "whole-original") == first.keys()
+    assert changed() == first.keys()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+def test_a_killed_run_leaves_whole_files_and_is_gone_on_with(run, tiny_folder, tmp_path, number):
+    count = 40
+    for place in range(count):
+        save(tmp_path / "photos" / f"{place:02}.png", place)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".mine.png.7.part").touch()
+    told = (
+        "predict",
+        "photos",
+        "-o",
+        "out",
+        "--model",
+        tiny_folder,
+        "--precision",
+        "float32",
+        "--write",
+        "labels,json",
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "danet", *told], stderr=subprocess.PIPE, text=True, env=os.environ | ONE_THREAD
+    )
+    written = Path("out/index.csv")
+    while process.poll() is None and not (written.exists() and len(written.read_bytes().splitlines()) > 8):
+        time.sleep(0.005)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == (-number if number == signal.SIGKILL else 130), err
+    if number == signal.SIGINT:
+        assert "Interrupted; out keeps what is done. Go on with the same command and --resume." in err
+    rows, before = index(), stamps()
+    assert 8 <= len(rows) < count
+    assert all(row["made"] and Path("out", row["labels"]).is_file() for row in rows)
+    (tmp_path / "out" / f".{count - 1}.json.123456.part").touch()
+    assert run("photos", "-o", "out", "--resume", "--write", "labels,json")[0] == 0
+    done = {name for row in rows for name in (row["labels"], row["labels"].replace(".png", ".json"))}
+    assert {name: stamps()[name] for name in done} == {name: before[name] for name in done}
+    assert [row["image"] for row in index()] == [f"photos/{place:02}.png" for place in range(count)]
+    assert all_whole("out")
+    assert Path("out/.mine.png.7.part").exists()
+    assert run("photos", "-o", "whole", "--write", "labels,json")[0] == 0
+    for place in range(count):
+        assert Path(f"out/{place:02}.png").read_bytes() == Path(f"whole/{place:02}.png").read_bytes()
+
+
+def test_two_processes_do_not_write_into_one_folder(run, photos):
+    Path("out").mkdir()
+    with claimed(Path("out")):
+        code, _, err = run("photos", "-o", "out")
+    assert (code, "out is in use by another process" in err) == (2, True)
+
+
+def test_rows_come_back_as_they_were(tmp_path):
+    names = ("road", 'a,"b"', "c\nd")
+    rows = [
+        Row("one, two.png", "a.png", 4, 3, 0.25, 0.5, 1.5, (0.5, 0.25, 0.25), "", "0" * 16),
+        Row('x"\n.png', error="a, b", made="f" * 16),
+        Row("b\udcff.png", "b.tif", 4, 3, 1.0, None, None, (1.0, 0.0, 0.0), "", "1" * 16),
+    ]
+    written = Index(tmp_path, names)
+    written.write(rows[:1])
+    with written.adding() as add:
+        for row in rows[1:]:
+            add(row)
+    assert list(written.read().values()) == rows
+    whole = written.path.read_bytes()
+    for end in range(len(whole)):  # wherever a file is cut short, whole rows alone are read
+        written.path.write_bytes(whole[:end])
+        assert set(written.read().values()) <= set(rows)
+    assert Index(tmp_path, names[:2]).read() == {}
+
+
+def test_one_segmenter_serves_many_threads(tiny, tmp_path):
+    segmenter = Segmenter(tiny.model, tiny.labels, tiny.preprocess, "cpu", "float32")
+    draw = np.random.Generator(np.random.Philox(5))
+    images = [draw.integers(0, 256, (40, 48 + 8 * (number % 3), 3), np.uint8) for number in range(12)]
+    protocols = [Protocol(), Protocol(size="original", crop=(32, 32), stride=(16, 16)), Protocol(flip=True)]
+    alone = [segmenter.predict(image, protocol) for image in images for protocol in protocols]
+    jobs = [(image, protocol) for image in images for protocol in protocols]
+    together = list(parallel_map(lambda job: segmenter.predict(*job), jobs, workers=6))
+    for one, other in zip(alone, together, strict=True):
+        assert torch.equal(one.scores, other.scores)
+        assert np.array_equal(one.labels, other.labels)
+
+
+def test_pre_annotations_are_what_data_init_reads(run, photos, tmp_path):
+    save(tmp_path / "photos" / "more" / "50.png", 9)
+    (tmp_path / "photos" / "99.png").write_bytes(b"")
+    code, _, err = run("photos", "-o", "out", "--write", "labels,coco,labelme,cvat")
+    assert code == 3, err
+    for file, bound in (("coco.json", 0.05), ("labelme", 0.2), ("cvat.zip", 0)):
+        root = tmp_path / f"own {file}"
+        shutil.copytree("photos", root / "images")
+        (root / "images" / "99.png").unlink()
+        (shutil.copytree if file == "labelme" else shutil.copy)(Path("out", file), root / file)
+        if file == "labelme":
+            for path in Path("out/labelme").rglob("*.json"):
+                assert (path.parent / json.loads(path.read_text())["imagePath"]).is_file()
+        names = init(root).labels.names
+        for row in index():
+            if row["error"]:
+                continue
+            below = Path(row["image"]).relative_to("photos")
+            with Image.open(root / "masks" / below) as mask, Image.open(Path("out", row["labels"])) as labels:
+                read = np.array(names)[np.asarray(mask)]
+                assert (read != np.array(["road", "car", "tree"])[np.asarray(labels)]).mean() <= bound
+
+
+def test_what_does_not_fit_into_memory_is_left_out(tiny, tmp_path, monkeypatch):
+    segmenter = Segmenter(tiny.model, tiny.labels, tiny.preprocess, "cpu", "float32")
+    save(tmp_path / "a.png"), save(tmp_path / "b.png", size=(64, 64))
+    logits = segmenter.logits
+
+    def too_much(images):
+        if images.shape[-1] == 64:
+            torch.empty(2**60, dtype=torch.float32)  # torch's own words of memory that cannot be had
+        return logits(images)
+
+    monkeypatch.setattr(segmenter, "logits", too_much)
+    planned = plan([tmp_path / "a.png", tmp_path / "b.png"], tmp_path / "out", (".png",))
+    found = predict_many(segmenter, planned, tmp_path / "out", Protocol())
+    assert [bool(row.error) for row in found.rows] == [False, True]
+    assert (
+        "b.png needs more memory than there is, for 64×64 pixels at once; predict it in windows" in found.rows[1].error
+    )
+    monkeypatch.setattr(segmenter, "logits", lambda images: images.view(3))
+    with pytest.raises(RuntimeError, match="shape"):  # a fault of ours is none of the image's
+        predict_many(segmenter, planned, tmp_path / "out", Protocol())
+
+
+def test_results_that_would_replace_something_are_refused(tmp_path):
+    save(tmp_path / "a.png"), save(tmp_path / "a.jpg")
+    with pytest.raises(InputError, match=r"The result .*a\.png of .*a\.jpg would replace that of .*a\.png"):
+        plan([tmp_path / "a.png", tmp_path / "a.jpg"], tmp_path / "out", (".png", ".jpg"))
+    with pytest.raises(InputError, match="would replace it"):
+        plan([tmp_path / "a.png"], tmp_path, (".png", ".jpg"))
+    (tmp_path / "a.mp4").touch(), (tmp_path / "a-overlay.mp4").touch()
+    with pytest.raises(InputError, match=r"a-overlay\.mp4 of .*a\.mp4 would replace that of .*a-overlay\.mp4"):
+        plan([tmp_path / "a.mp4", tmp_path / "a-overlay.mp4"], tmp_path, ())

@@ -153,19 +153,13 @@ def evaluate(options: argparse.Namespace) -> int:
     from danet.console import Screen, report_lines, report_table
     from danet.data.dataset import Dataset
     from danet.evaluation.evaluate import evaluate
-    from danet.evaluation.folder import is_report, write_report
+    from danet.evaluation.folder import write_report
     from danet.evaluation.submission import server_of, submission
     from danet.inference.segmenter import load
     from danet.training.data import context_region, open_split
     from danet.weights.zoo import find_bundle
 
-    output, sent = (Path(path) if path else None for path in (options.output, options.submission))
-    if output and not is_report(output):
-        _check_output(output, empty_folder=True)
-    if sent:
-        _check_output(sent, empty_folder=True, option="--submission")
-    if output and sent and output.resolve() == sent.resolve():
-        raise InputError(f"The report and the submission would both be {output}; choose another folder with -o.")
+    output, sent = _report_places(options)
     name, overrides = _model(options.model), _overrides(options)
     folder = find_bundle(name)
     run = folder.resolve().parent / "config.yaml"
@@ -177,13 +171,12 @@ def evaluate(options: argparse.Namespace) -> int:
         raise InputError(f"{name} is part of no run, so its data are unknown; give --data.source and --data.root.")
     # Files are read in the model's channels, whatever the data set's labels.yaml says of them.
     config = config.model_copy(update={"preprocess": segmenter.preprocess.of(None)})
-    data, dataset = config.data, Dataset(*open_split(config, options.split))
-    kept = submission(sent, data.source, options.split) if sent else nullcontext()
+    dataset, region = Dataset(*open_split(config, options.split)), context_region(config)
+    kept = submission(sent, config.data.source, options.split) if sent else nullcontext()
     with Screen() as screen, kept as keep:
-        region = context_region(config)
         report = evaluate(segmenter, dataset, protocol, region, screen.phase("score"), keep=keep)
-    where = f", {data.root}" if data.root is not None else ""
-    report = replace(report, data=f"{data.source} {options.split}{where}")
+    where = f", {config.data.root}" if config.data.root is not None else ""
+    report = replace(report, data=f"{config.data.source} {options.split}{where}")
     told = report_lines(report)
     if output:
         write_report(output, report)
@@ -192,6 +185,20 @@ def evaluate(options: argparse.Namespace) -> int:
         told.append(f"Submission: {sent}")
     places = {"report": options.output, "submission": options.submission}
     return _finish(options, report.to_dict() | places, report_table(report), *told)
+
+
+def _report_places(options: argparse.Namespace) -> tuple[Path | None, Path | None]:
+    """Where `danet evaluate` writes report and submission; refuses, before any work, to replace anything else."""
+    from danet.evaluation.folder import is_report
+
+    output, sent = (Path(path) if path else None for path in (options.output, options.submission))
+    if output and not is_report(output):
+        _check_output(output, empty_folder=True)
+    if sent:
+        _check_output(sent, empty_folder=True, option="--submission")
+    if output and sent and output.resolve() == sent.resolve():
+        raise InputError(f"The report and the submission would both be {output}; choose another folder with -o.")
+    return output, sent
 
 
 def predict(options: argparse.Namespace) -> int:

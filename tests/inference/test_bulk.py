@@ -3,6 +3,9 @@
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
 from io import BytesIO
 from pathlib import Path
 
@@ -176,21 +179,43 @@ def actor_processes():
     return [pid for pid, name in names.items() if name.startswith("ray::") and "Predictor" in name and ours(pid)]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("write", ["parquet", "png"])
-def test_every_image_is_there_once_though_a_worker_is_killed_midway(tmp_path, monkeypatch, capfd, write):
-    images, out = tmp_path / "in", tmp_path / "out"
+@pytest.fixture
+def many(tmp_path):
+    """32 images in files and 32 in a table, an unreadable one in each; all paths with their numbers, -1 for these."""
+    images = tmp_path / "in"
     images.mkdir()
     for number in range(32):
         (images / f"{number:02}.png").write_bytes(encoded(number, (256, 192)))
     (images / "bad.png").write_bytes(b"nonsense")
     cells = [{"bytes": encoded(number, (256, 192)), "path": f"{number}.png"} for number in range(32, 64)]
     table = as_table(tmp_path / "t.parquet", [*cells, {"bytes": b"", "path": None}], per_group=5)
-    expected = {str(images / f"{number:02}.png"): number for number in range(32)}
-    expected |= {f"{table}#{row}": 32 + row for row in range(32)}
-    wrong = {str(images / "bad.png"), f"{table}#32"}
+    paths = {str(images / f"{number:02}.png"): number for number in range(32)}
+    paths |= {f"{table}#{row}": 32 + row for row in range(32)}
+    return [str(images), str(table)], paths | {str(images / "bad.png"): -1, f"{table}#32": -1}
+
+
+def check(out, paths):
+    """Every path is in the parts once, with the labels that the Segmenter alone gives; returns the rows."""
+    rows = [row for part in sorted(out.glob("part-*.parquet")) for row in pq.read_table(part).to_pylist()]
+    assert sorted(row["path"] for row in rows) == sorted(paths)
+    segmenter = load(device="cpu", precision="float32")
+    for row in rows:
+        if paths[row["path"]] < 0:
+            assert row["error"].startswith(row["path"])
+            continue
+        prediction = segmenter.predict(encoded(paths[row["path"]], (256, 192)))
+        with Image.open(out / row["file"] if "file" in row else BytesIO(row["label"])) as mask:
+            assert np.array_equal(np.array(mask), prediction.labels)
+        assert row["shares"] == pytest.approx(prediction.shares, abs=1e-6)
+        assert row["error"] is None
+    assert json.loads((out / "bulk.json").read_text())["classes"] == list(segmenter.labels.names)
+    return rows
+
+
+@pytest.mark.slow
+def test_every_image_is_there_once_though_a_worker_is_killed_midway(many, tmp_path, monkeypatch, capfd):
+    (inputs, paths), out, killed, told = many, tmp_path / "out", [], []
     monkeypatch.setattr(bulk, "_BATCH", 4)
-    killed, told = [], []
 
     def progress(done, total):
         told.append((done, total))
@@ -199,53 +224,70 @@ def test_every_image_is_there_once_though_a_worker_is_killed_midway(tmp_path, mo
             killed.extend(actor_processes()[:1])
             os.kill(killed[0], signal.SIGKILL)
 
-    settings = {"write": write, "protocol": WHOLE, "device": "cpu", "precision": "float32", "actors": 2}
-    result = predict_bulk(None, [str(images), str(table)], out, **settings, progress=progress)
+    result = predict_bulk(
+        None,
+        inputs,
+        out,
+        write="parquet",
+        protocol=WHOLE,
+        device="cpu",
+        precision="float32",
+        actors=2,
+        progress=progress,
+    )
     assert len(killed) == 1
     assert (result.done, result.failed, result.kept) == (64, 2, 0)
-    assert set(result.failures) == wrong
-    assert told[-1] == (66, 66)
+    assert set(result.failures) == {path for path, number in paths.items() if number < 0}
+    assert (told[0], told[-1]) == ((0, 66), (66, 66))
     assert not ray.is_initialized()
     assert capfd.readouterr() == ("", "")
-
-    rows = [row for part in sorted(out.glob("part-*.parquet")) for row in pq.read_table(part).to_pylist()]
-    assert sorted(row["path"] for row in rows) == sorted([*expected, *wrong])
-    segmenter = load(device="cpu", precision="float32")
-    for row in rows:
-        if row["path"] in wrong:
-            assert row["error"]
-            continue
-        label = BytesIO(row["label"]) if write == "parquet" else out / row["file"]
-        prediction = segmenter.predict(encoded(expected[row["path"]], (256, 192)))
-        with Image.open(label) as mask:
-            assert np.array_equal(np.array(mask), prediction.labels)
-        assert row["shares"] == pytest.approx(prediction.shares, abs=1e-6)
-        assert row["error"] is None
-    files = {path.relative_to(out).as_posix() for path in out.rglob("*.png")}
-    assert files == (set() if write == "parquet" else {row["file"] for row in rows if row["file"]})
-    assert json.loads((out / "bulk.json").read_text())["classes"] == list(segmenter.labels.names)
-
-    (images / "late.png").write_bytes(encoded(80, (256, 192)))
-    again = predict_bulk(None, [str(images), str(table)], out, **settings)
-    assert again == bulk.BulkResult(1, 0, {}, 66)
-    assert len(list(out.glob("part-*.parquet"))) == 2
-    assert predict_bulk(None, [str(images), str(table)], out, **settings) == bulk.BulkResult(0, 0, {}, 67)
+    check(out, paths)
 
 
 @pytest.mark.slow
-def test_what_kills_every_actor_ends_the_run_in_one_line(folder, tmp_path, monkeypatch):
+def test_a_run_that_was_killed_goes_on_with_what_is_not_there(many, tmp_path):
+    (inputs, paths), out = many, tmp_path / "out"
+    code = f"""
+from pathlib import Path
+from danet.inference import bulk
+from danet.inference.protocol import Protocol
+bulk._BATCH, bulk._ROWS = 4, 8
+bulk.predict_bulk(None, {inputs!r}, Path({str(out)!r}), write="png", protocol=Protocol(), device="cpu",
+    precision="float32", actors=1)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], start_new_session=True) as run:
+        while not list(out.glob("part-*.parquet")):
+            assert run.poll() is None
+            time.sleep(0.01)
+        run.kill()
+    there = sum(pq.read_metadata(part).num_rows for part in out.glob("part-*.parquet"))
+    assert 0 < there < len(paths)
+    result = predict_bulk(None, inputs, out, write="png", protocol=WHOLE, device="cpu", precision="float32")
+    assert result.kept == there
+    assert result.done + result.failed == len(paths) - there
+    rows = check(out, paths)
+    files = {path.relative_to(out).as_posix() for path in out.rglob("*.png")}
+    assert files == {row["file"] for row in rows if row["file"]}
+    assert len(files) == 64
+    assert not list(out.rglob(".*.part"))
+    again = predict_bulk(None, inputs, out, write="png", protocol=WHOLE, device="cpu", precision="float32")
+    assert again == bulk.BulkResult(0, 0, {}, len(paths))
+
+
+class Deadly(Predictor):
+    """An actor that whatever it is given kills."""
+
+    def row(self, row):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_what_kills_every_actor_ends_the_run_and_leaves_the_callers_ray(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(bulk, "_RETRIES", 1)
-
-    def progress(done, total):
-        pass
-
-    class Deadly(Predictor):
-        def row(self, row):
-            os.kill(os.getpid(), signal.SIGKILL)
-
     monkeypatch.setattr(bulk, "Predictor", Deadly)
-    with pytest.raises(InputError, match="Ray gave up") as caught:
-        predict_bulk(None, [str(folder)], tmp_path / "out", write="parquet", protocol=WHOLE, device="cpu")
+    with bulk._ray():
+        with pytest.raises(InputError, match="Ray gave up") as caught:
+            predict_bulk(None, [str(folder)], tmp_path / "out", write="parquet", protocol=WHOLE, device="cpu")
+        assert ray.is_initialized()
     assert "\n" not in str(caught.value)
     assert not list((tmp_path / "out").glob("part-*"))
-    assert not ray.is_initialized()

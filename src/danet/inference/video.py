@@ -163,7 +163,7 @@ class Video:
             self.expected: int = stream.frames or round((self._end or 0) * self.rate)
             self.aspect: Fraction = stream.sample_aspect_ratio or Fraction(1)
             self._damaged = self._moved = 0
-            self._until = Fraction(0)
+            self._until = self._step = Fraction(0)
             self._frames = self._timed()
             self._first = next(self._frames, None)
             if self._first is None:
@@ -188,7 +188,7 @@ class Video:
     def warning(self) -> str:
         """What was missing, damaged or put right so far; empty where nothing was."""
         told, end = [], self._end
-        if end is not None and self._until < end - 2 / self.rate:
+        if end is not None and self._until < end - 2 * self._step:
             told.append(f"it ends after {float(self._until):.2f} of {float(end):.2f} seconds")
         if self._damaged:
             told.append(f"{self._damaged} of its parts are damaged")
@@ -206,8 +206,10 @@ class Video:
             if moment + shift <= last:
                 self._moved += last >= 0
                 shift = last - moment + (step if last >= 0 else 1)
+            lasts = moment + shift - last if last >= 0 else step  # the rate of uneven videos may tell nothing
             last = moment + shift
-            self._until = (last + (frame.duration or step)) * self.time_base
+            self._step = max(lasts, step) * self.time_base
+            self._until = (last + (frame.duration or lasts)) * self.time_base
             turns = round(frame.rotation / 90)
             pixels = np.rot90(frame.to_ndarray(format="rgb24"), turns)
             if size is None:

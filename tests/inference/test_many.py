@@ -13,8 +13,10 @@ import zlib
 from contextlib import contextmanager
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
+import rasterio
 import torch
 from PIL import Image
 
@@ -469,6 +471,86 @@ def test_pre_annotations_are_what_data_init_reads(run, photos, tmp_path):
             with Image.open(root / "masks" / below) as mask, Image.open(Path("out", row["labels"])) as labels:
                 read = np.array(names)[np.asarray(mask)]
                 assert (read != np.array(["road", "car", "tree"])[np.asarray(labels)]).mean() <= bound
+
+
+def save_map(path, size=(60, 50)):
+    """A GeoTIFF with a place on earth."""
+    with rasterio.open(
+        path, "w", "GTiff", width=size[0], height=size[1], count=3, dtype="uint8", crs="EPSG:32632",
+        transform=rasterio.Affine(10, 0, 500_000, 0, -10, 5_000_000),
+    ) as file:  # fmt: skip
+        file.write(np.random.default_rng(0).integers(0, 256, (3, size[1], size[0]), np.uint8))
+
+
+def save_film(path, frames=12):
+    with av.open(path, "w") as output:
+        stream = output.add_stream("libx264", rate=5, options={"g": "1"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in range(frames):
+            picture = np.random.default_rng(number).integers(0, 256, (48, 64, 3), np.uint8)
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
+        output.mux(stream.encode(None))
+
+
+def test_rasters_and_videos_are_in_the_index_as_images_are(run, photos):
+    save_map("photos/map.tif")
+    save_film("film.mkv")
+    arguments = ("photos", "film.mkv", "-o", "out", "--sort", "uncertainty", "--write", "labels,coco")
+    code, out, err = run(*arguments, "--json")
+    assert code == 3, err  # for what COCO's JSON lacks
+    assert [row["labels"] for row in index()[-2:]] == ["map.tif", "film-labels.mkv"]  # of unknown certainty
+    found = {Path(one["image"]).name: one for one in json.loads(out)["predictions"]}
+    for row, size in zip(index()[-2:], (("60", "50"), ("64", "48")), strict=True):
+        assert (row["width"], row["height"], row["entropy"], row["error"]) == (*size, "", "")
+        assert sum(float(row[f"share_{name}"]) for name in ("road", "car", "tree")) == pytest.approx(1, abs=1e-5)
+        told = found[Path(row["image"]).name]
+        assert all(Path(told[kind]).is_file() for kind in told if kind in ("labels", "overlay", "json"))
+    with rasterio.open("out/map.tif") as labels:
+        assert labels.crs == rasterio.CRS.from_epsg(32632)
+        assert (labels.width, labels.height) == (60, 50)
+    assert "photos/map.tif is no picture, so coco has nothing of it." in err
+    with av.open("out/film-labels.mkv") as film:
+        assert sum(1 for _ in film.decode(video=0)) == 12
+    before = {
+        path: path.stat().st_mtime_ns for path in Path("out").iterdir() if path.suffix in (".tif", ".mkv", ".png")
+    }
+    assert run(*arguments, "--resume")[0] == 3
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_what_a_raster_or_a_video_cannot_be(run, photos):
+    save_map("map.tif")
+    save_film("film.mkv")
+    Path("film.mkv").write_bytes(Path("film.mkv").read_bytes()[: Path("film.mkv").stat().st_size // 2])
+    Path("none.mp4").write_text("no video")
+    os.mkfifo("pipe.mp4")
+    code, _, err = run("map.tif", "film.mkv", "none.mp4", "pipe.mp4", photos[0], "-o", "out", "--protocol.flip", "true")
+    assert code == 3, err
+    errors = {row["image"]: row["error"] for row in index()}
+    assert "map.tif: " in errors["map.tif"]
+    assert "give flip: false" in errors["map.tif"]
+    assert "none.mp4" in errors["none.mp4"]
+    assert "pipe.mp4 cannot be read: it is a pipe or a device" in errors["pipe.mp4"]
+    assert errors["film.mkv"] == errors[str(photos[0])] == ""
+    assert "what could be read was written" in err
+    assert visible() == [
+        "00-overlay.png", "00.json", "00.png", "film-labels.mkv", "film-overlay.mp4", "film.json", "index.csv",
+    ]  # fmt: skip
+    assert not list(Path("out").rglob("*.part"))
+
+
+@pytest.mark.slow
+def test_the_engine_ray(run, photos):
+    photos[2].write_bytes(b"")
+    for write, count in (("parquet", 0), ("png", 5)):
+        code, out, err = run("photos", "-o", write, "--engine", "ray", "--write", write, "--json", "--device", "cpu")
+        assert code == 3, err
+        found = json.loads(out)
+        assert (found["done"], found["failed"], found["kept"]) == (5, 1, 0)
+        assert "Left out: " in err
+        assert len(list(Path(write).glob("*.png"))) == count
+        code, out, err = run("photos", "-o", write, "--engine", "ray", "--write", write, "--device", "cpu")
+        assert (code, out) == (0, f"0 of 0 images → {write}, 6 were there before\n"), err
 
 
 def test_what_does_not_fit_into_memory_is_left_out(tiny, tmp_path, monkeypatch):

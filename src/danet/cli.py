@@ -39,8 +39,8 @@ DONE, FAILED, WRONG, PARTLY, INTERRUPTED = 0, 1, 2, 3, 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code: 0 done, 1 failed, 2 wrong use or input, 3 partly, 130 interrupted."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(encoding="utf-8")  # α has no place in some systems' own encoding
+        if isinstance(stream, io.TextIOWrapper):  # α has no place in some systems' own encoding, nor some files' names
+            stream.reconfigure(encoding="utf-8", errors="surrogateescape")
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     warnings.showwarning = lambda message, *_: print(f"danet: {message}", file=sys.stderr)
@@ -145,10 +145,7 @@ def _rehearse(options: argparse.Namespace, config: RunConfig) -> int:
 
 def evaluate(options: argparse.Namespace) -> int:
     """Score a model on a validation set, by its own run's data or others, and by any protocol."""
-    from danet.inference.protocol import read_protocol
-
-    given = {name: value for name, value in vars(options).items() if name.startswith("protocol.")}
-    protocol = read_protocol(options.protocol, {name.partition(".")[2]: value for name, value in given.items()})
+    protocol = _protocol(options)
 
     from danet.console import Screen, report_lines, report_table
     from danet.data.dataset import Dataset
@@ -203,10 +200,7 @@ def _report_places(options: argparse.Namespace) -> tuple[Path | None, Path | Non
 
 def predict(options: argparse.Namespace) -> int:
     """Write label maps, overlays and class shares of images, rasters and videos, and one index of them all."""
-    from danet.inference.protocol import read_protocol
-
-    given = {name: value for name, value in vars(options).items() if name.startswith("protocol.")}
-    protocol = read_protocol(options.protocol, {name.partition(".")[2]: value for name, value in given.items()})
+    protocol = _protocol(options)
     if options.engine == "ray":
         return _predict_bulk(options, protocol)
 
@@ -247,12 +241,16 @@ def predict(options: argparse.Namespace) -> int:
 
 def _predict_bulk(options: argparse.Namespace, protocol: Protocol) -> int:
     """`danet predict --engine ray`, which always goes on with what its folder holds."""
-    from danet.console import Screen
-    from danet.inference.bulk import predict_bulk
-
     write = _kinds(options, ("parquet", "png")) or ["parquet"]
     if len(write) > 1 or options.sort != "input":
         raise InputError("--engine ray writes parquet or png, one of them, in no order; leave --sort out.")
+    lists = [path for path in options.input if path.lower().endswith(".txt")]
+    if lists:
+        raise InputError(f"--engine ray takes no list, as {lists[0]} is; give files, folders, Parquet or addresses.")
+
+    from danet.console import Screen
+    from danet.inference.bulk import predict_bulk
+
     with Screen() as screen:
         found = predict_bulk(
             _model(options.model),
@@ -654,6 +652,14 @@ def _own_config(overrides: dict[str, str]) -> RunConfig:
             file=sys.stderr,
         )
     return config
+
+
+def _protocol(options: argparse.Namespace) -> Protocol:
+    """What --protocol names, with the fields that have an option of their own."""
+    from danet.inference.protocol import read_protocol
+
+    given = {name: value for name, value in vars(options).items() if name.startswith("protocol.")}
+    return read_protocol(options.protocol, {name.partition(".")[2]: value for name, value in given.items()})
 
 
 def _overrides(options: argparse.Namespace) -> dict[str, str]:

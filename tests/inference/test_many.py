@@ -8,8 +8,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import zlib
+from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,6 +27,7 @@ from danet.data.parallel import parallel_map
 from danet.data.survey import init
 from danet.errors import InputError
 from danet.files import claimed
+from danet.inference import many
 from danet.inference.index import Index, Row
 from danet.inference.inputs import plan
 from danet.inference.many import predict_many
@@ -573,6 +576,44 @@ def test_what_does_not_fit_into_memory_is_left_out(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(segmenter, "logits", lambda images: images.view(3))
     with pytest.raises(RuntimeError, match="shape"):  # a fault of ours is none of the image's
         predict_many(segmenter, planned, tmp_path / "out", Protocol())
+
+
+def test_reading_and_writing_run_beside_computing_and_not_far_from_it(tiny, photos, tmp_path, monkeypatch):
+    segmenter = Segmenter(tiny.model, tiny.labels, tiny.preprocess, "cpu", "float32")
+    counts, seen = Counter(), []
+
+    def counted(kind, function):
+        def count(*arguments):
+            result = function(*arguments)
+            counts[kind] += 1
+            seen.append((counts["read"] - counts["predicted"], counts["predicted"] - counts["written"]))
+            threads[kind].add(threading.current_thread() is threading.main_thread())
+            return result
+
+        return count
+
+    threads = {"read": set(), "predicted": set(), "written": set()}
+    monkeypatch.setattr(many, "as_pixels", counted("read", many.as_pixels))
+    monkeypatch.setattr(segmenter, "predict", counted("predicted", segmenter.predict))
+    monkeypatch.setattr(many.Prediction, "save", counted("written", many.Prediction.save))
+    copies = [shutil.copy(path, tmp_path / f"{turn}-{path.name}") for turn in range(5) for path in photos]
+    predict_many(segmenter, plan(copies, tmp_path / "out", ()), tmp_path / "out", Protocol())
+    assert counts == {"read": 30, "predicted": 30, "written": 30}
+    assert threads == {"read": {False}, "predicted": {True}, "written": {False}}
+    assert max(ahead for ahead, _ in seen) <= 4
+    assert max(behind for _, behind in seen) <= 3
+
+
+def test_a_name_that_is_no_text_is_a_name_all_the_same(tiny_folder, tmp_path):
+    os.rename(save(tmp_path / "a.png"), os.fsencode(tmp_path) + b"/\xff.png")
+    process = subprocess.run(
+        [sys.executable, "-m", "danet", "predict", b"\xff.png", "--model", tiny_folder, "--json"],
+        cwd=tmp_path, capture_output=True, env=os.environ | ONE_THREAD,
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    assert json.loads(process.stdout.decode(errors="surrogateescape"))["predictions"][0]["image"] == "\udcff.png"
+    assert b"predictions/\xff-overlay.png" in process.stdout
+    assert (tmp_path / "predictions/index.csv").read_bytes().splitlines()[1].startswith(b"\xff.png,\xff.png,48,40,")
 
 
 def test_results_that_would_replace_something_are_refused(tmp_path):

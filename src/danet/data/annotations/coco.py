@@ -38,11 +38,11 @@ def write_coco(path: Path, images: Iterable[Labelled], names: tuple[str, ...]) -
     listed: list[str] = []
     count = 0
     with written_aside(path) as aside, aside.open("w", encoding="utf-8") as file:
-        file.write(f'{{"categories": {json.dumps(categories, ensure_ascii=False)},\n"annotations": [')
+        file.write(f'{{"categories": {json.dumps(categories)},\n"annotations": [')
         for number, (name, _, labels) in enumerate(images, start=1):
             height, width = labels.shape
             image = {"id": number, "file_name": str(name), "width": width, "height": height}
-            listed.append(json.dumps(image, ensure_ascii=False))
+            listed.append(json.dumps(image))
             for region in regions(labels, TOLERANCE):
                 (left, top), (right, bottom) = region.outline.min(0).tolist(), region.outline.max(0).tolist()
                 annotation = {

@@ -71,7 +71,7 @@ def write_labelme(folder: Path, images: Iterable[Labelled], names: tuple[str, ..
             "imageWidth": labels.shape[1],
         }
         with written_aside(path) as aside:
-            aside.write_text(json.dumps(values, ensure_ascii=False), encoding="utf-8")
+            aside.write_text(json.dumps(values), encoding="utf-8")
 
 
 def read_labelme(root: Path, files: dict[Path, Any]) -> Annotations | None:

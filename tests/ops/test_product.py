@@ -9,6 +9,12 @@ from tests.ops.inputs import LAYOUTS, relative_error
 needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
 
 
+@pytest.fixture(autouse=True)
+def as_on_other_processors(monkeypatch):
+    """On Intel's, where oneDNN is left out, it is tested all the same."""
+    monkeypatch.setattr("danet.ops.product.INTEL", False)
+
+
 def factors(n=300, k=256, m=300, dtype=torch.float32):
     generator = torch.Generator().manual_seed(0)
     return [torch.randn(1, *shape, generator=generator, dtype=dtype) for shape in ((n, k), (k, m))]
@@ -48,6 +54,14 @@ def test_onednn_makes_large_products_and_at_speed(capfd, layout):
     # A factor that is not dense may get oneDNN's reference loops: right, and a thousand times slower.
     assert implementations(capfd, LAYOUTS[layout](left), right) == dense
     assert implementations(capfd, left, LAYOUTS[layout](right)) == dense
+
+
+@needs_onednn
+def test_on_intels_processors_all_are_left_to_torch(capfd, monkeypatch):
+    monkeypatch.setattr("danet.ops.product.INTEL", True)
+    left, right = factors()
+    assert not implementations(capfd, left, right)
+    assert torch.equal(product(left, right), left @ right)
 
 
 @needs_onednn

@@ -8,6 +8,8 @@ from torch import Tensor
 
 # Multiplications below which oneDNN's set-up costs more than its product gains.
 ONEDNN_WORK = 2**24
+# There MKL, to which torch gives float32 products, takes all of the vector units, and oneDNN is no faster.
+INTEL = "Intel" in str(torch.cpu.get_capabilities().get("cpu_name"))
 
 
 def product(left: Float[Tensor, "b n k"], right: Float[Tensor, "b k m"]) -> Float[Tensor, "b n m"]:
@@ -15,7 +17,7 @@ def product(left: Float[Tensor, "b n k"], right: Float[Tensor, "b k m"]) -> Floa
 
     torch gives float32 products to MKL, which leaves half of the vector units of many AMD processors idle.
     """
-    if not _onednn_takes(left, right):
+    if not onednn_takes(left, right):
         return left @ right
     if torch.is_grad_enabled() and (left.requires_grad or right.requires_grad):
         return _Product.apply(left, right)
@@ -26,7 +28,8 @@ def product(left: Float[Tensor, "b n k"], right: Float[Tensor, "b k m"]) -> Floa
     return torch.ops.mkldnn._linear_pointwise(rows, columns, None, "none", [], "").unsqueeze(0)
 
 
-def _onednn_takes(left: Tensor, right: Tensor) -> bool:
+def onednn_takes(left: Float[Tensor, "b n k"], right: Float[Tensor, "b k m"]) -> bool:
+    """Whether `product` has oneDNN make this one."""
     backend = torch.backends.mkldnn
     return (
         left.numel() * right.shape[2] >= ONEDNN_WORK
@@ -38,6 +41,7 @@ def _onednn_takes(left: Tensor, right: Tensor) -> bool:
         and backend.enabled
         # The operator is private to torch, so it may be gone in another version.
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        and not INTEL
     )
 
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from danet.ops.product import product
+from danet.ops.product import onednn_takes, product
 
 OUT, TAPS = 4, 3
 TILE = OUT + TAPS - 1
@@ -122,6 +122,8 @@ def _groups(features: Float[Tensor, "b c h w"]) -> list[slice]:
 
 
 def _products(left: Float[Tensor, "36 n k"], right: Float[Tensor, "36 k m"]) -> Float[Tensor, "36 n m"]:
+    if not onednn_takes(left[:1], right[:1]):
+        return left @ right
     return torch.cat([product(one, other) for one, other in zip(left.split(1), right.split(1), strict=True)])
 
 

@@ -1,0 +1,128 @@
+"""Write docs/results.md from the tables in results/; a test fails when they part.
+
+python benchmarks/results.py
+"""
+
+import csv
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "results.md"
+HEAD = """# Results, in words
+
+Written by `python benchmarks/results.py` from the tables in [results/](../results), each of which names command, commit, hardware and date; what is not measured here is not here.
+"""
+Row = dict[str, str]
+
+
+def sizes(rows: Sequence[Row]) -> str:
+    """How scores move with the size at which images are seen."""
+    parts = []
+    for model, data in dict.fromkeys((row["model"], row["data"]) for row in rows):
+        of = [row for row in rows if (row["model"], row["data"]) == (model, data)]
+        trained = {row["size"]: row for row in of if row["channel_attention"] == "as trained"}
+        shut = {row["size"]: row for row in of if row["channel_attention"] != "as trained"}
+        parts.append(
+            _table(
+                (
+                    "seen at",
+                    f"mIoU, {model} on {data}",
+                    "β = 0",
+                    "β brings",
+                    "spread of energies",
+                    "channels that share a row",
+                ),
+                (
+                    (
+                        f"{float(size):g} ×",
+                        _percent(row["miou"]),
+                        _percent(shut[size]["miou"]),
+                        f"{100 * (float(row['miou']) - float(shut[size]['miou'])):+.1f}",
+                        row["energy"],
+                        f"{float(row['perplexity']):.1f} of {row['channels']}",
+                    )
+                    for size, row in trained.items()
+                ),
+            )
+        )
+    return f"""## How the score moves with the size
+
+{"".join(parts)}
+Validation images, resized before the network and scored at their own size ([sizes.csv](../results/sizes.csv)). The energies of channel attention are sums over all places, so they grow with the image's area, and its softmax, which is not divided by anything, sharpens: the column before the last is the spread of what the softmax takes, the last how many channels share a row of its map (exp of its entropy). "β = 0" is the same network with channel attention's gate shut; what is lost there beside the first column is what channel attention brings at that size.
+"""
+
+
+def inference(rows: Sequence[Row]) -> str:
+    """Whole-image inference beside mmsegmentation's, and several scales."""
+    whole = [row for row in rows if row["faster"]]
+    scaled = [row for row in rows if row["of_views_alone"]]
+    return f"""## From an image to its labels
+
+{
+        _table(
+            ("network", "image", "type", "seconds", "times as fast", "labels that agree", "peak memory"),
+            (
+                (
+                    row["network"],
+                    row["size"],
+                    row["type"],
+                    row["seconds"],
+                    row["faster"],
+                    _percent(row["labels"], 2),
+                    f"{row['peak_gigabytes']} GB",
+                )
+                for row in whole
+            ),
+        )
+    }
+DANet-ResNet50, 19 classes, the same weights, an image in memory to its labels, on {
+        whole[0]["hardware"]
+    }; processes in turn, medians ([inference.csv](../results/inference.csv)). "Times as fast" is against mmsegmentation 1.2.2 in float32, as its tools predict.
+
+{
+        _table(
+            ("several scales", "type", "seconds", "views alone, summed", "share of that"),
+            (
+                (row["network"], row["type"], row["seconds"], row["views_alone_seconds"], row["of_views_alone"])
+                for row in scaled
+            ),
+        )
+    }
+"""
+
+
+def rasters(rows: Sequence[Row]) -> str:
+    """Rasters of any size."""
+    names = [name for name in rows[0] if name not in PROVENANCE]
+    return f"""## Rasters
+
+{_table([name.replace("_", " ") for name in names], ([row[name] for name in names] for row in rows))}
+On {rows[0]["hardware"]} ([raster.csv](../results/raster.csv)); how: [guides/rasters.md](guides/rasters.md).
+"""
+
+
+PROVENANCE = ("command", "date", "danet", "versions", "hardware", "precision", "seed")
+SECTIONS: dict[str, Callable[[Sequence[Row]], str]] = {"inference": inference, "sizes": sizes, "raster": rasters}
+
+
+def page() -> str:
+    """The page as the tables have it now."""
+    parts = []
+    for name, section in SECTIONS.items():
+        with (ROOT / "results" / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+            parts.append(section(list(csv.DictReader(file))))
+    return "\n".join([HEAD, *parts])
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _percent(share: str, digits: int = 1) -> str:
+    return f"{100 * float(share):.{digits}f} %"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -140,9 +141,16 @@ def test_an_actors_rows_are_the_segmenters(folder):
 
 def test_two_images_of_one_name_are_refused_as_png_alone(folder, tmp_path):
     (folder / "a.jpg").write_bytes(encoded(5))
-    with pytest.raises(InputError, match=r"would both be a\.png"):
+    with pytest.raises(InputError, match=r"a\.png of .*a\.png would replace that of another"):
         predict_bulk(None, [str(folder)], tmp_path / "out", write="png", protocol=WHOLE)
     assert not (tmp_path / "out").exists()
+
+
+def test_an_image_is_never_replaced_by_its_labels(folder):
+    before = (folder / "a.png").read_bytes()
+    with pytest.raises(InputError, match="would replace it"):
+        predict_bulk(None, [str(folder / "a.png")], folder, write="png", protocol=WHOLE)
+    assert (folder / "a.png").read_bytes() == before
 
 
 def test_an_output_of_other_settings_or_another_process_is_refused(folder, tmp_path):
@@ -282,12 +290,25 @@ class Deadly(Predictor):
 
 
 @pytest.mark.slow
-def test_what_kills_every_actor_ends_the_run_and_leaves_the_callers_ray(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(bulk, "_RETRIES", 1)
-    monkeypatch.setattr(bulk, "Predictor", Deadly)
-    with bulk._ray():
-        with pytest.raises(InputError, match="Ray gave up") as caught:
-            predict_bulk(None, [str(folder)], tmp_path / "out", write="parquet", protocol=WHOLE, device="cpu")
+def test_what_goes_wrong_is_one_line_and_leaves_the_callers_ray(folder, tmp_path, monkeypatch):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def run(place, progress=None):
+        settings = {"write": "parquet", "protocol": WHOLE, "device": "cpu", "precision": "float32"}
+        with pytest.raises(InputError) as caught:
+            predict_bulk(None, [str(folder)], tmp_path / place, **settings, progress=progress)
+        assert "\n" not in str(caught.value)
+        assert not list((tmp_path / place).glob("*part*"))
         assert ray.is_initialized()
-    assert "\n" not in str(caught.value)
-    assert not list((tmp_path / "out").glob("part-*"))
+        return str(caught.value)
+
+    with bulk._ray():
+        try:
+            full = run("full", lambda *_: resource.setrlimit(resource.RLIMIT_FSIZE, (500, limits[1])))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert "cannot be written (File too large)" in full
+        monkeypatch.setattr(bulk, "_RETRIES", 1)
+        monkeypatch.setattr(bulk, "Predictor", Deadly)
+        assert "Ray gave up" in run("deadly")
+    assert not ray.is_initialized()

@@ -10,8 +10,8 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
@@ -81,7 +81,7 @@ def predict_bulk(
         bundle.labels.index(name)
     sources = find_sources(inputs, image_suffixes(bundle.preprocess), output)
     if write == "png":
-        _refuse_twins(sources)
+        _refuse_replaced(sources, output)
     made = {"model": model or DEFAULT, "sha256": sha256(folder / WEIGHTS), "protocol": protocol.to_dict()}
     made |= {"precision": precision, "write": write, "classes": list(bundle.labels.names)}
     done, failures = 0, {}
@@ -95,12 +95,13 @@ def predict_bulk(
             left = [rest for source in sources if (rest := _without(source, kept)) is not None]
             number = int(parts[-1].stem.removeprefix("part-")) if parts else 0
             arguments = str(folder.absolute()), device, precision, protocol
-            for table in _gathered(_predicted(left, actors, device, arguments), progress, _images(left)):
-                number += 1
-                _write(output, f"part-{number:06d}.parquet", table, write)
-                wrong = table.filter(table["error"].is_valid())
-                failures |= dict(zip(wrong["path"].to_pylist(), wrong["error"].to_pylist(), strict=True))
-                done += len(table)
+            with closing(_predicted(left, actors, device, arguments)) as tables:
+                for table in _gathered(tables, progress, _images(left)):
+                    number += 1
+                    _write(output, f"part-{number:06d}.parquet", table, write)
+                    wrong = table.filter(table["error"].is_valid())
+                    failures |= dict(zip(wrong["path"].to_pylist(), wrong["error"].to_pylist(), strict=True))
+                    done += len(table)
     return BulkResult(done - len(failures), len(failures), failures, len(kept))
 
 
@@ -152,7 +153,7 @@ class Predictor:
 
 def _predicted(
     sources: Sequence[Source], actors: int | None, device: str, arguments: tuple[Any, ...]
-) -> Iterator[pa.Table]:
+) -> Generator[pa.Table]:
     """The sources' rows, predicted, in any order."""
     if not sources:
         return
@@ -297,15 +298,16 @@ def _without(source: Source, kept: set[str]) -> Source | None:
     return source._replace(rows=rows) if rows else None
 
 
-def _refuse_twins(sources: Sequence[Source]) -> None:
-    """Raises InputError where two images would have the same file."""
+def _refuse_replaced(sources: Sequence[Source], output: Path) -> None:
+    """Raises InputError where a label map would take the place of an image, or of another."""
     taken: dict[str, str] = {}
     for source in sources:
         for path, name in source.images:
-            if taken.setdefault(name, path) != path:
+            file = output / f"{name}.png"
+            if taken.setdefault(name, path) != path or (file.exists() and file.resolve() == Path(path).resolve()):
                 raise InputError(
-                    f"The label maps of {taken[name]} and {path} would both be {name}.png; rename one of them, or "
-                    "write Parquet."
+                    f"The label map {file} of {path} would replace {'it' if taken[name] == path else 'that of another'}"
+                    f"; rename one of them, choose another folder with -o, or write Parquet."
                 )
 
 

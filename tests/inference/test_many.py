@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -23,6 +24,7 @@ import torch
 from PIL import Image
 
 from danet.cli import main
+from danet.data.images import IMAGE_SUFFIXES
 from danet.data.parallel import parallel_map
 from danet.data.survey import init
 from danet.errors import InputError
@@ -540,6 +542,29 @@ def test_what_a_raster_or_a_video_cannot_be(run, photos):
         "00-overlay.png", "00.json", "00.png", "film-labels.mkv", "film-overlay.mp4", "film.json", "index.csv",
     ]  # fmt: skip
     assert not list(Path("out").rglob("*.part"))
+
+
+def test_the_guides_commands_and_tables(run, photos, tiny_folder, tmp_path, capsys):
+    guide = (Path(__file__).parents[2] / "docs" / "guides" / "predict.md").read_text(encoding="utf-8")
+    shutil.copytree(tiny_folder, "runs/street/best")
+    shutil.copytree("photos", "unlabelled")
+    for name in ("one.jpg", "two.jpg"):
+        save(tmp_path / "photos" / name, 7)
+    Path("list.txt").write_text("unlabelled/01.png\n")
+    save_map("map.tif")
+    save_film("drive.mp4", 3)
+    commands = re.findall(r"^danet (predict .*)$", guide, re.MULTILINE)
+    assert len(commands) == 4
+    for line in commands:
+        assert main([*line.split(), "--precision", "float32"]) == 0, capsys.readouterr().err
+    (code,) = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    exec(code, {})
+    capsys.readouterr()
+    assert len(index("mixed")) == 8 + 3
+    columns = ["image", "labels", "width", "height", "seconds", "confidence", "entropy", "error", "made"]
+    assert [column for column in index()[0] if not column.startswith("share_")] == columns
+    for name in (*columns, "share_CLASS", *many.FILES, *many.TOOLS, *many.TOOLS.values(), *IMAGE_SUFFIXES):
+        assert re.search(rf"[`, ]{name}[`, ]", guide), name
 
 
 @pytest.mark.slow

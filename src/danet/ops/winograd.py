@@ -84,12 +84,12 @@ class _Convolutions(torch.autograd.Function):
         ctx.save_for_backward(features, *weights)
         ctx.tiling = tiling = Tiling.of(features.shape, dilation)
         with torch.autocast(features.device.type, enabled=False):
-            totals: list[Tensor] = []
+            totals: list[Tensor | None] = [None] * len(weights)
             for some in _groups(features):
                 inputs = tiling.inputs(features[:, some])
-                parts = [_products(inputs, _weights(weight[:, some]).mT) for weight in weights]
-                totals = [total.add_(part) for total, part in zip(totals, parts, strict=True)] if totals else parts
-            return tuple(tiling.outputs(total).to(features.dtype) for total in totals)
+                for index, weight in enumerate(weights):
+                    totals[index] = _products(inputs, _weights(weight[:, some]).mT, totals[index])
+            return tuple(tiling.outputs(total).to(features.dtype) for total in totals if total is not None)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -109,9 +109,9 @@ class _Convolutions(torch.autograd.Function):
                             grad_weight[:, some] = _weights_back(_products(inputs.mT, part))
                     del inputs
                 if grad_features is not None:
-                    total = _products(products[0], _weights(weights[0][:, some]))
-                    for part, weight in zip(products[1:], weights[1:], strict=True):
-                        total += _products(part, _weights(weight[:, some]))
+                    total = None
+                    for part, weight in zip(products, weights, strict=True):
+                        total = _products(part, _weights(weight[:, some]), total)
                     grad_features[:, some] = tiling.inputs_back(total)
                     del total
         return grad_features, None, *grad_weights
@@ -121,10 +121,14 @@ def _groups(features: Float[Tensor, "b c h w"]) -> list[slice]:
     return [slice(start, start + GROUP) for start in range(0, features.shape[1], GROUP)]
 
 
-def _products(left: Float[Tensor, "36 n k"], right: Float[Tensor, "36 k m"]) -> Float[Tensor, "36 n m"]:
+def _products(
+    left: Float[Tensor, "36 n k"], right: Float[Tensor, "36 k m"], total: Float[Tensor, "36 n m"] | None = None
+) -> Float[Tensor, "36 n m"]:
+    """The product of each entry's matrices, added to `total` in its place where there is one."""
     if not onednn_takes(left[:1], right[:1]):
-        return left @ right
-    return torch.cat([product(one, other) for one, other in zip(left.split(1), right.split(1), strict=True)])
+        return left @ right if total is None else total.baddbmm_(left, right)
+    found = torch.cat([product(one, other) for one, other in zip(left.split(1), right.split(1), strict=True)])
+    return found if total is None else total.add_(found)
 
 
 def _weights(weight: Float[Tensor, "k c 3 3"]) -> Float[Tensor, "36 k c"]:

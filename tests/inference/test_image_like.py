@@ -116,9 +116,25 @@ def test_half_precision_is_rounded_alone():
         assert np.abs(pixels.astype(int) - PICTURE).max() <= 1
 
 
-@pytest.mark.parametrize("image", [PICTURE.copy(), chw(PICTURE), torch.from_numpy(GREY.copy())])
-def test_pixels_are_in_memory_of_their_own(image):
-    pixels = as_pixels(image, RGB)
+def test_floats_are_rounded_to_the_nearest():
+    values = np.full((32, 32), 100.7 / 255)
+    assert (as_pixels(values, RGB) == 101).all()
+    assert (as_pixels(values - 0.4 / 255, RGB) == 100).all()
+
+
+@pytest.mark.parametrize(
+    ("image", "channels"),
+    [
+        (PICTURE.copy(), RGB),
+        (chw(PICTURE), RGB),
+        (torch.from_numpy(GREY.copy()), RGB),
+        (np.ones((40, 50, 5), np.float32), FIVE),
+        (torch.ones(5, 40, 50), FIVE),
+        (PICTURE[..., :2].copy(), Channels(names=("a", "b"))),
+    ],
+)
+def test_pixels_are_in_memory_of_their_own(image, channels):
+    pixels = as_pixels(image, channels)
     before = pixels.copy()
     image[:] = 0
     assert np.array_equal(pixels, before)

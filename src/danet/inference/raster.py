@@ -224,18 +224,16 @@ class _Source:
         """How many bytes of the file's blocks are kept: those that the windows side by side touch, which are all of a
         row of windows where blocks are as wide as the image; with those from which its mask follows."""
         assert protocol.crop is not None
-        down, across = protocol.crop[0] + self.masked * protocol.steps[0], 2 * protocol.crop[1]
-        found = 0
-        for (high, wide), kind in zip(self.file.block_shapes, self.file.dtypes, strict=True):
-            rows, columns = (-(-length // block) + 1 for length, block in ((down, high), (across, wide)))
-            columns = -(-self.size[1] // wide) if self.masked else min(columns, -(-self.size[1] // wide))
-            found += rows * high * columns * wide * np.dtype(kind).itemsize
+        down = protocol.crop[0] + self.masked * protocol.steps[0]
+        extent, found = (down, self.size[1] if self.masked else 2 * protocol.crop[1]), 0
+        for blocks, kind in zip(self.file.block_shapes, self.file.dtypes, strict=True):
+            axes = zip(extent, self.size, blocks, strict=True)
+            touched = [min(-(-length // block) + 1, -(-side // block)) * block for length, side, block in axes]
+            found += math.prod(touched) * np.dtype(kind).itemsize
         return max(found + found // 4, _CACHE)  # with what GDAL keeps beside each
 
     def pixels(self, window: Window) -> Pixels:
         """A window's values; what lies beyond the image is 0."""
-        import rasterio
-
         top, left, height, width = window
         rows, columns = (
             (start, min(start + length, side))
@@ -243,7 +241,7 @@ class _Source:
         )
         first = window[:2] == (0, 0)
         source = str(self.path) if first else f"{self.path}, seen from pixel ({left}, {top}) on,"
-        with readable(self.path), rasterio.Env(GDAL_ERROR_ON_LIBJPEG_WARNING="YES"):  # else a cut file ends in grey
+        with readable(self.path):
             values = raster_values(self.file, self.channels, self.bands, (rows, columns))
             pixels = as_channels(self._as_seen(values), self.channels, source, whole=first)
         return np.pad(pixels, ((0, height - pixels.shape[0]), (0, width - pixels.shape[1]), (0, 0)))

@@ -629,6 +629,7 @@ def test_reading_and_writing_run_beside_computing_and_not_far_from_it(tiny, phot
     assert max(behind for _, behind in seen) <= 3
 
 
+@pytest.mark.slow
 def test_a_name_that_is_no_text_is_a_name_all_the_same(tiny_folder, tmp_path):
     os.rename(save(tmp_path / "a.png"), os.fsencode(tmp_path) + b"/\xff.png")
     process = subprocess.run(

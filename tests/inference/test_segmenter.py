@@ -38,11 +38,13 @@ def test_prediction_is_the_models_softmax_at_the_images_size(segmenter, picture,
         prediction["cart"]
 
 
-def test_paths_pictures_and_arrays_are_one_image(segmenter, picture, tmp_path):
-    Image.fromarray(picture).save(tmp_path / "a.png")
-    found = [segmenter(image).probabilities for image in (picture, Image.fromarray(picture), tmp_path / "a.png")]
-    assert torch.equal(found[0], found[1])
-    assert torch.equal(found[0], found[2])
+def test_whatever_an_image_comes_as_it_is_one_image(segmenter, picture, tmp_path):
+    path, tensor = tmp_path / "a.png", torch.from_numpy(picture).permute(2, 0, 1)
+    Image.fromarray(picture).save(path)
+    expected = segmenter(picture).probabilities
+    for image in (Image.fromarray(picture), path, str(path), path.read_bytes(), tensor, tensor / 255):
+        assert torch.equal(segmenter(image).probabilities, expected)
+        assert torch.equal(next(segmenter([image])).probabilities, expected)
 
 
 def test_an_iterable_is_lazy_and_in_order(segmenter, picture):

@@ -343,7 +343,7 @@ def _raster(path: Path) -> Iterator[_Opened]:
         raise InputError(f"{path} can be read in parts by rasterio alone: pip install 'danet[raster]'.") from None
     if file_mode(path).turned:
         raise InputError(f"{path} is stored turned or mirrored (EXIF); save it upright.")
-    with warnings.catch_warnings(), rasterio.Env(GDAL_CACHEMAX=128):  # in MB; by default a twentieth of the memory
+    with warnings.catch_warnings(), rasterio.Env(GDAL_CACHEMAX=2**27):  # bytes; by default a twentieth of the memory
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         with readable(path):
             file = rasterio.open(path)

@@ -40,12 +40,17 @@ def plan(inputs: Sequence[Path], output: Path, suffixes: tuple[str, ...]) -> lis
     Raises InputError for an input that does not exist or holds no image, a list that cannot be read, and where a result
     would replace an image or another result.
     """
-    several = sum(path.is_dir() for path in inputs) > 1
+    several, own = sum(path.is_dir() for path in inputs) > 1, output.resolve()
     found: dict[Path, Planned] = {}
     for path in inputs:
         if path.is_dir():
             files = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in suffixes and not file.is_dir()]
-            images = [f for f in files if not f.name.startswith(".") and output.resolve() not in f.resolve().parents]
+            root = path.resolve()
+            images = [
+                file
+                for file in files
+                if not file.name.startswith(".") and own not in (root / file.relative_to(path)).parents
+            ]
             if not images:
                 raise InputError(f"The folder {path} holds no image ({', '.join(suffixes)}).")
             target = output / path.resolve().name if several else output
@@ -83,11 +88,14 @@ def _listed(path: Path) -> dict[Path, Path]:
 
 
 def _refuse_replaced(planned: Sequence[Planned]) -> None:
-    taken = {one.path.resolve(): one.path for one in planned}
-    for one in planned:
+    images = [one.path.resolve() for one in planned]
+    taken = dict(zip(images, (one.path for one in planned), strict=True))
+    folders = {folder: folder.resolve() for folder in {one.folder for one in planned}}
+    for one, image in zip(planned, images, strict=True):
         for result in one.results.values():
-            other = taken.setdefault(result.resolve(), one.path)
-            if other != one.path or result.resolve() == one.path.resolve():
+            place = folders[one.folder] / result.name  # itself: a link there is replaced, not what it leads to
+            other = taken.setdefault(place, one.path)
+            if other != one.path or place == image:
                 replaced = "it" if other == one.path else f"that of {other}"
                 raise InputError(
                     f"The result {result} of {one.path} would replace {replaced}; choose another folder with -o, or "

@@ -526,6 +526,7 @@ def test_windows_of_rasters():
     assert (usual.blend, raster_protocol(usual, rule)) == ("gaussian", usual)
     assert raster_protocol(Protocol(), Preprocess(longest=256)).crop == (256, 256)  # no larger than it has ever seen
     assert raster_protocol(Protocol(), Preprocess(longest=None)).crop == (512, 512)
+    assert raster_protocol(Protocol(), Preprocess(longest=9)).crop == (32, 32)
     assert raster_protocol(Protocol(fusion="exp"), rule).blend == "uniform"
     own = Protocol(name="mine", crop=(64, 64), stride=(64, 64))
     assert raster_protocol(own, rule) == own.model_copy(update={"size": "original"})

@@ -32,7 +32,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
-from danet.config import Channels, Preprocess
+from danet.config import SMALLEST_SIDE, Channels, Preprocess
 from danet.data.channels import RGB, as_channels
 from danet.data.images import is_grey, is_turned, open_raster, raster_values, readable, refuse_small
 from danet.data.labels import IGNORE_INDEX, LabelSpace
@@ -96,7 +96,7 @@ def raster_protocol(protocol: Protocol, preprocess: Preprocess) -> Protocol:
         raise InputError(f"{name} has flip: true, {rule}; give flip: false.")
     if protocol.crop is not None:
         return protocol.model_copy(update={"size": "original"})
-    crop = min(_CROP, preprocess.longest or _CROP)
+    crop = max(min(_CROP, preprocess.longest or _CROP), SMALLEST_SIDE)
     stride = crop * _STRIDE // _CROP
     blend = "uniform" if protocol.fusion == "exp" else "gaussian"
     windows = {"crop": (crop, crop), "stride": (stride, stride), "blend": blend}

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,19 @@ def written_aside(path: Path) -> Iterator[Path]:
         sync_folder(path.parent)
     finally:
         aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def built_aside(folder: Path) -> Iterator[Path]:
+    """A new folder beside `folder`, which is new or empty; renamed to it at the end, removed if anything goes wrong."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if folder.is_dir():
+        folder.rmdir()  # now, rather than after hours
+    with tempfile.TemporaryDirectory(prefix=".danet-", dir=folder.parent, ignore_cleanup_errors=True) as own:
+        aside = Path(own) / folder.name  # a folder in it, for it is nobody else's to read
+        aside.mkdir()
+        yield aside
+        aside.rename(folder)
 
 
 def remove_leftovers(folder: Path) -> None:

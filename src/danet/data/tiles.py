@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from danet.data.parallel import Progress
 from danet.data.sources import folder
 from danet.data.split import LISTS, SPLITS, in_folders
 from danet.errors import InputError
+from danet.files import built_aside
 
 INDEX = "index.csv"
 _SUFFIXES = (*IMAGE_SUFFIXES, ".npy")
@@ -103,7 +103,7 @@ def cut(
     with _no_limit():
         plan = {stem: _planned(image, mask, size, overlap) for stem, (image, mask) in pairs.items()}
         total, done = sum(map(len, plan.values())), 0
-        with _built_aside(output.resolve()) as aside:
+        with built_aside(output.resolve()) as aside:
             for stem, (image, mask) in pairs.items():
                 with _opened(image) as picture, _opened(mask or image) as truth:
                     for window in plan[stem]:
@@ -401,16 +401,3 @@ def _no_limit() -> Iterator[None]:
         yield
     finally:
         Image.MAX_IMAGE_PIXELS = before
-
-
-@contextmanager
-def _built_aside(folder: Path) -> Iterator[Path]:
-    """A new folder beside `folder`, renamed to it at the end, removed if anything goes wrong."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".danet-", dir=folder.parent, ignore_cleanup_errors=True) as own:
-        aside = Path(own) / folder.name  # a folder in it, for it is nobody else's to read
-        aside.mkdir()
-        yield aside
-        if folder.is_dir():
-            folder.rmdir()
-        aside.rename(folder)

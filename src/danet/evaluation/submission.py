@@ -8,7 +8,6 @@ section 5.3; comp6: trained on any data), and beside results/ the list of the im
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +20,7 @@ from PIL import Image
 from danet.data.labels import LabelSpace
 from danet.errors import InputError
 from danet.evaluation.evaluate import Keep
-from danet.files import explained
+from danet.files import built_aside, explained
 
 
 class Server(NamedTuple):
@@ -60,15 +59,8 @@ def submission(folder: Path, source: str, split: str) -> Iterator[Keep]:
     space, stems = LabelSpace.load(server.labels), list[str]()
     values = np.zeros(space.num_classes, np.uint8)
     values[list(space.ids.values())] = list(space.ids)
-    folder, mend = folder.resolve(), "choose another folder with --submission, or make room"
-    with explained(folder, mend):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        if folder.is_dir():
-            folder.rmdir()  # now, rather than after hours
-        own = tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent, ignore_cleanup_errors=True)
-    with own as parent:
-        aside = Path(parent, folder.name)  # a folder in it, for it is nobody else's to read
-        aside.mkdir()
+    mend = "choose another folder with --submission, or make room"
+    with explained(folder, mend), built_aside(folder.resolve()) as aside:
 
         def keep(name: str, labels: UInt8[np.ndarray, "h w"]) -> None:
             stem = Path(name).stem.removesuffix("_leftImg8bit")
@@ -76,13 +68,10 @@ def submission(folder: Path, source: str, split: str) -> Iterator[Keep]:
             picture = Image.fromarray(values[labels])
             if server.palette:
                 picture.putpalette(space.palette())
-            with explained(folder, mend):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                picture.save(path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            picture.save(path)
             stems.append(stem)
 
         yield keep
-        with explained(folder, mend):
-            if server.palette:
-                (aside / f"{split}.txt").write_text("".join(f"{stem}\n" for stem in stems), encoding="utf-8")
-            aside.rename(folder)
+        if server.palette:
+            (aside / f"{split}.txt").write_text("".join(f"{stem}\n" for stem in stems), encoding="utf-8")

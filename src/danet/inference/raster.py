@@ -313,7 +313,7 @@ def _strips(
 
         labels, count = np.empty((0, 0), np.uint8), done * grid.across
         for top, left, scores in sweep(read, network, source.size, protocol, done, pixels):
-            found = scores[chosen].argmax(0) if chosen else scores.argmax(0)
+            found = (scores[chosen] if chosen else scores).max(0).indices  # as Prediction.labels
             block = found.byte().cpu().numpy()
             if left == 0:
                 labels = np.empty((len(block), grid.width), np.uint8)

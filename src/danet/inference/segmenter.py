@@ -41,7 +41,7 @@ TOY = "A toy trained on drawn streets alone; it shows what attention does, and k
 
 
 class Segmenter:
-    """Images of any size at least 32×32 to Predictions: a path, a PIL image, or an array of file values, H×W×C.
+    """Images of any size at least 32×32 to Predictions; `danet.inference.image_like` tells what is an image.
 
     Ordinary pictures are read in any of Pillow's formats; a model of other channels takes files that have these (see
     `danet.data.images.read_image`). Raises InputError for others.

@@ -48,8 +48,10 @@ def sizes(rows: Sequence[Row]) -> str:
         )
     return f"""## How the score moves with the size
 
-{"".join(parts)}
-Validation images, resized before the network and scored at their own size ([sizes.csv](../results/sizes.csv)). The energies of channel attention are sums over all places, so they grow with the image's area, and its softmax, which is not divided by anything, sharpens: the column before the last is the spread of what the softmax takes, the last how many channels share a row of its map (exp of its entropy). "β = 0" is the same network with channel attention's gate shut; what is lost there beside the first column is what channel attention brings at that size.
+{chr(10).join(parts)}
+Validation images, resized before the network and scored at their own size ([sizes.csv](../results/sizes.csv)). The energies of channel attention are sums over all places, so they grow with the image's area, and its softmax, which is not divided by anything, sharpens: the column before the last is the spread of what the softmax takes, the last how many channels share a row of its map (exp of its entropy). "β = 0" is the same network with channel attention's gate shut, and the column after it what channel attention brings at that size.
+
+What it says: scores fall away from the trained size, on either side; that is not channel attention's doing, for with its gate shut they fall alike, though its map becomes all but one-hot as the image grows. On drawn streets it brings 2 to 4 points at every size; on CamVid, after 1,400 steps of `camvid-r18`, it costs 0.3 to 0.7 at every size. So: predict near the size that was trained with (by the size rule, or in windows of the training crop's size), and let `danet evaluate --protocol.scales` tell for your data.
 """
 
 

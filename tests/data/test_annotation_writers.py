@@ -23,7 +23,7 @@ from danet.errors import InputError
 from tests.data.test_polygons import off_borders
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
-NAMES = tuple(f"class {index}" for index in range(9)) + ("straße", "background")
+NAMES = (*(f"class {index}" for index in range(9)), "straße", "background")
 COUNT = 3
 
 

@@ -140,6 +140,15 @@ def test_one_window_as_large_as_the_image_is_the_whole_image(segmenter):
         assert (whole.scores - windowed.scores).abs().max() < 1e-5
 
 
+def test_logits_beyond_float32s_exp_give_no_nan(segmenter):
+    protocol = PROTOCOLS["original-ss"][0].model_copy(update={"fit": (96, 96), "crop": (64, 64), "stride": (42, 42)})
+    for factor, shift in ((1e4, 0), (1, -500)):
+        with torch.no_grad():
+            segmenter.model.head.classifier.weight.mul_(factor)
+            segmenter.model.head.classifier.bias.add_(shift)
+        assert torch.allclose(segmenter.predict(PICTURE, protocol).probabilities.sum(0), torch.ones(50, 71), atol=1e-5)
+
+
 @pytest.mark.parametrize("fusion", ["logits", "probabilities", "exp"])
 @pytest.mark.parametrize("flip", [False, True])
 def test_only_the_chosen_classes_are_predicted(segmenter, fusion, flip):
@@ -193,7 +202,10 @@ def test_every_preset_predicts_and_is_read_back_from_its_own_words(name, segment
         ("mmseg-whole", {"fit": "[64, 65]"}, "it begins with the longer side"),
         ("whole", {"stride": "[64, 64]"}, "stride is .64, 64.; it needs crop"),
         ("whole", {"crop": "[64, 64]", "stride": "[65, 64]"}, "at least as large as their stride"),
-        ("whole", {"fusion": "exp", "blend": "gaussian"}, "exp knows uniform blending alone"),
+        ("mmseg-slide", {"fusion": "exp", "blend": "gaussian"}, "exp knows uniform blending alone"),
+        ("whole", {"blend": "gaussian"}, "blend is 'gaussian'; it needs crop"),
+        ("whole", {"edge": "pad"}, "edge is 'pad'; it needs crop"),
+        ("whole", {"classes": "[road, road]"}, "each class is named once"),
         ("whole", {"scales": "[]"}, "scales is"),
         ("whole", {"flop": "true"}, "there is no key flop. Did you mean flip?"),
     ],

@@ -65,6 +65,20 @@ class Protocol(Section):
             raise PydanticCustomError("stride", "it needs crop, windows that are at least as large as their stride")
         return stride
 
+    @field_validator("blend", "edge")
+    @classmethod
+    def _of_windows(cls, value: str, info: ValidationInfo) -> str:
+        if info.data.get("crop") is None and value != cls.model_fields[str(info.field_name)].default:
+            raise PydanticCustomError("windows", "it needs crop, the windows' height and width")
+        return value
+
+    @field_validator("classes")
+    @classmethod
+    def _once(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(classes)) < len(classes):
+            raise PydanticCustomError("classes", "each class is named once")
+        return classes
+
     @field_validator("fusion")
     @classmethod
     def _as_it_was_made(cls, fusion: Fusion, info: ValidationInfo) -> Fusion:

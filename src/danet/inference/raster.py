@@ -43,7 +43,7 @@ from danet.inference.device import batch_pixels
 from danet.inference.image_like import Pixels
 from danet.inference.protocol import Protocol
 from danet.inference.segmenter import Segmenter
-from danet.inference.views import LARGEST
+from danet.inference.views import exponential
 from danet.inference.windows import starts, sweep
 
 ONLY_RASTERS = (".jp2", ".vrt")
@@ -304,7 +304,7 @@ def _strips(
 
     def network(images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k h w"]:
         logits = segmenter.logits(images)
-        return logits.clamp(-LARGEST, LARGEST).exp() if protocol.fusion == "exp" else logits
+        return exponential(logits) if protocol.fusion == "exp" else logits
 
     with _Reader(source, grid.windows, depth) as reader:
 

@@ -23,7 +23,7 @@ from danet.inference.protocol import Fusion, Protocol
 from danet.inference.windows import Network, sweep
 from danet.models.layers import resize
 
-LARGEST = 80.0  # of a sum of logits, of which float32 can take exp and add some more
+LEAST, LARGEST = -87.0, 80.0  # of a sum of logits: float32 holds exp of it, and the sum of some; beyond, classes tie
 
 
 def network_size(height: int, width: int, longest: int | None) -> tuple[int, int]:
@@ -56,6 +56,11 @@ def resized(images: Num[Tensor, "1 c h w"], size: tuple[int, int], resample: str
     return TF.resize(images, list(size), antialias=resample == "antialias")
 
 
+def exponential(logits: Float[Tensor, "b k h w"]) -> Float[Tensor, "b k h w"]:
+    """What the authors average and sum; finite, and never all 0."""
+    return logits.clamp(LEAST, LARGEST).exp()
+
+
 def fused(
     images: Num[Tensor, "1 c h w"],
     to_input: Callable[[Num[Tensor, "1 c H W"]], Float[Tensor, "1 c H W"]],
@@ -85,13 +90,13 @@ def fused(
         plain, mirrored = network(torch.cat(sides)).chunk(2) if together else map(network, sides)
         return plain, mirrored.flip(-1)
 
-    def exponential(inputs: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k h w"]:
-        logits = sum(pair(inputs)) if protocol.flip else network(inputs)
-        return torch.as_tensor(logits).clamp(-LARGEST, LARGEST).exp()
+    def summed(inputs: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k h w"]:
+        plain, *mirrored = pair(inputs) if protocol.flip else (network(inputs),)
+        return exponential(sum(mirrored, plain))
 
     def seen(inputs: Float[Tensor, "1 c h w"]) -> Iterator[Float[Tensor, "1 k h w"]]:
         """The scores of a view: of itself and of what it is mirrored, but where both are summed."""
-        look = exponential if sums_exp else network
+        look = summed if sums_exp else network
         if protocol.crop is None:
             yield from pair(inputs) if protocol.flip and not sums_exp else (look(inputs),)
             return

@@ -66,19 +66,21 @@ def sharpness(segmenter: Segmenter, dataset: Dataset, protocol: Protocol) -> dic
 
 def measure(model: str) -> list[dict[str, Any]]:
     """Every size, with channel attention open and shut."""
+    first = load(model)
+    where = describe_run(first.device, first.precision, seed=0)  # now, for the tree may change meanwhile
     source, dataset = validation(model)
     rows = []
     for scale in SCALES:
         protocol = Protocol(name=f"{scale:g} ×", size="original", scales=(scale,), fusion="logits")
         for gate in ("as trained", "β = 0"):
-            segmenter = load(model)
+            segmenter = load(model, str(first.device), first.precision)
             if gate != "as trained":
                 nn.init.zeros_(dict(attention_modules(segmenter.model))["channel"].gate)
             scores = evaluate(segmenter, dataset, protocol).scores
             row = {"model": own_name(model), "data": f"{source} val", "size": scale, "channel_attention": gate}
             row |= {"miou": round(scores.miou, 4), "pixel_accuracy": round(scores.pixel_accuracy, 4)}
             row |= sharpness(segmenter, dataset, protocol)
-            rows.append(row | describe_run(segmenter.device, segmenter.precision, seed=0))
+            rows.append(row | where)
             print(row, flush=True)
     return rows
 

@@ -66,6 +66,7 @@ def test_five_hundred_requests_in_a_row_leave_the_memory_as_it_was(tmp_path):
         assert server.memory() < 1.05 * before
 
 
+@pytest.mark.slow
 def test_more_than_may_wait_are_told_when_to_come_again(tmp_path):
     with serving(tmp_path, "--concurrency", "2") as server, ThreadPoolExecutor(6) as clients:
         replies = list(clients.map(lambda _: server.post("/v1/attention", large()), range(6)))
@@ -200,6 +201,7 @@ def test_an_image_that_takes_too_long_is_answered_with_an_error(tmp_path):
             assert time.perf_counter() < deadline, "its turn ends when the forward does"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_what_is_in_work_at_the_end_is_answered(tmp_path, number):
     with serving(tmp_path) as server, ThreadPoolExecutor(3) as clients:

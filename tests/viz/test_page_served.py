@@ -126,6 +126,7 @@ def screenshot(tmp_path: Path) -> Callable[[Page, str], None]:
     return screenshot
 
 
+@pytest.mark.slow
 def test_a_served_page_and_a_file_do_the_same(
     served: Served, server: str, browser_window, said, photograph: Path, screenshot, tmp_path: Path
 ):

@@ -1,9 +1,11 @@
 """Many images on Ray Data: each exactly once in the output, whatever dies."""
 
+import dataclasses
 import json
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
+import torch
 from PIL import Image
 
 from danet.errors import InputError
@@ -24,6 +27,8 @@ from danet.inference.bulk import Predictor, predict_bulk, schema
 from danet.inference.bulk_sources import Source, find_sources, read_source
 from danet.inference.protocol import PROTOCOLS, Protocol
 from danet.inference.segmenter import load
+from danet.weights.bundle import load_bundle, save_bundle
+from danet.weights.zoo import find_bundle
 
 WHOLE = Protocol()
 SUFFIXES = (".png", ".jpg")
@@ -74,6 +79,38 @@ def test_sources_are_the_images_of_files_folders_addresses_and_tables(folder, tm
     assert several[3].images == [(f"{table}#3", "t/00000003"), (f"{table}#4", "t/00000004")]
 
 
+def test_an_output_at_or_above_the_input_hides_no_image(folder, tmp_path):
+    inside = [Source(f"{folder}/a.png", "a"), Source(f"{folder}/deep/b.PNG", "deep/b")]
+    as_table(folder / "part-000001.parquet", [encoded(5)])
+    own = Source(f"{folder}/part-000001.parquet", "part-000001", 0, 0, (0,))
+    for output in (tmp_path, folder):
+        assert find_sources([str(folder)], SUFFIXES, output) == [*inside, own]
+    (folder / "bulk.json").write_text("{}")  # it is the output of a run before
+    assert find_sources([str(folder)], SUFFIXES, folder) == inside
+    assert find_sources([str(folder)], SUFFIXES, tmp_path) == [*inside, own]
+
+
+def test_whatever_objects_under_an_address_are_called_they_are_read(tmp_path):
+    names = ("a b.png", "d#1.png", "e%20f.png", "what?.png", "é.png")
+    (tmp_path / "in" / "sub 1").mkdir(parents=True)
+    for number, name in enumerate(names):
+        (tmp_path / "in" / "sub 1" / name).write_bytes(encoded(number))
+    (tmp_path / "in" / "e f.png").write_bytes(encoded(9))
+    table = as_table(tmp_path / "in" / "t.parquet", [encoded(7)])
+    for query in ("", "?use_mmap=false"):
+        address = f"{(tmp_path / 'in').as_uri()}{query}"
+        found = {source.name: source for source in find_sources([address], SUFFIXES, tmp_path / "out")}
+        assert found.keys() == {"e f", "t", *(f"sub 1/{name.removesuffix('.png')}" for name in names)}
+        assert all(source.path.endswith(query) for source in found.values())
+        for number, name in enumerate(names):
+            (row,) = read_source(found[f"sub 1/{name.removesuffix('.png')}"])
+            assert (row["bytes"], row["error"]) == (encoded(number), "")
+        assert [row["bytes"] for row in read_source(found["t"])] == [encoded(7)]
+        assert find_sources([f"{table.as_uri()}{query}"], SUFFIXES, tmp_path / "out")[0].rows == (0,)
+    (row,) = read_source(Source("file:///a b.png", "a b"))  # no address, as it stands
+    assert "file:///a b.png is no address that can be read" in row["error"]
+
+
 def test_inputs_that_are_no_images_are_one_line(folder, tmp_path):
     as_table(tmp_path / "words.parquet", ["a", "b"])
     pq.write_table(pa.table({"picture": [b"a"]}), tmp_path / "other.parquet")
@@ -107,14 +144,17 @@ def test_readers_give_bytes_or_say_what_is_wrong(folder, tmp_path):
         {"bytes": None, "path": f"{folder}/a.png"},
         {"bytes": None, "path": f"{folder}/gone.png"},
         {"bytes": None, "path": None},
+        {"bytes": b"", "path": ""},
         None,
     ]
     table = as_table(tmp_path / "t.parquet", cells, per_group=4)
     first, second = find_sources([str(table)], SUFFIXES, tmp_path / "out")
-    rows = [*read_source(first._replace(rows=(0, 1, 2))), *read_source(second)]
-    assert [row["path"] for row in rows] == [f"{table}#{row}" for row in (0, 1, 2, 4)]
-    assert [row["bytes"] for row in rows] == [contents[2], contents[0], b"", b""]
-    assert [bool(row["error"]) for row in rows] == [False, False, True, True]
+    rows = [*read_source(first), *read_source(second)]
+    assert [row["path"] for row in rows] == [f"{table}#{row}" for row in range(6)]
+    assert [row["bytes"] for row in rows] == [contents[2], contents[0], b"", b"", b"", b""]
+    assert [row["error"] for row in rows[:2]] == ["", ""]
+    assert f"{table}#2 cannot be read: " in rows[2]["error"]
+    assert [row["error"] for row in rows[3:]] == [f"{table}#{row} is empty." for row in (3, 4, 5)]
     table.write_bytes(table.read_bytes()[:200])  # damaged after it was listed
     assert all("cannot be read" in row["error"] for row in read_source(first))
 
@@ -140,6 +180,16 @@ def test_an_actors_rows_are_the_segmenters(folder):
     assert all(row["label"] is row["shares"] is row["width"] is None for row in bad)
 
 
+def test_an_image_that_lacks_memory_is_a_row(monkeypatch):
+    actor = Predictor(None, "cpu", "float32", WHOLE)
+    row = {"path": "a", "name": "a", "bytes": encoded(0), "error": ""}
+    with monkeypatch.context() as patch:
+        patch.setattr(actor.segmenter, "logits", lambda images: torch.empty(2**60))  # more than any machine has
+        told = actor.row(row)["error"]
+    assert told.startswith("a: The image needs more memory than there is; predict it in windows")
+    assert "error" not in actor.row(row)
+
+
 def test_two_images_of_one_name_are_refused_as_png_alone(folder, tmp_path):
     (folder / "a.jpg").write_bytes(encoded(5))
     with pytest.raises(InputError, match=r"a\.png of .*a\.png would replace that of another"):
@@ -161,8 +211,57 @@ def test_an_output_of_other_settings_or_another_process_is_refused(folder, tmp_p
     out = tmp_path / "out"
     out.mkdir()
     (out / "bulk.json").write_text("{}")
-    with pytest.raises(InputError, match="another model, protocol or form"):
+    for words in ("{}", "[]", "half {"):
+        (out / "bulk.json").write_text(words)
+        with pytest.raises(InputError, match="another model, protocol or form"):
+            predict_bulk(None, [str(folder)], out, write="parquet", protocol=WHOLE)
+    (out / "bulk.json").unlink()
+    as_table(out / "part-00000-of-another.parquet", [encoded(1)])
+    with pytest.raises(InputError, match=r"holds part-00000-of-another\.parquet and no bulk\.json"):
         predict_bulk(None, [str(folder)], out, write="parquet", protocol=WHOLE)
+
+
+def begun(model, folder, out, write):
+    """A run that ends before Ray is started; and, as if it had not, a part of all images."""
+
+    def stop(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        predict_bulk(model, [str(folder)], out, write=write, protocol=WHOLE, progress=stop)
+    paths = [source.path for source in find_sources([str(folder)], SUFFIXES, out)]
+    pq.write_table(pa.table({"path": paths}), out / "part-000001.parquet")
+    return len(paths)
+
+
+def test_what_a_killed_run_left_is_removed_where_label_maps_are_and_nowhere_else(folder, tmp_path):
+    out, left = tmp_path / "out", (".part-000002.parquet.7.part", "deep/.b.png.7.part")
+    (out / "deep").mkdir(parents=True)
+    (out / "theirs").mkdir()
+    for write, stays in (("png", []), ("parquet", ["deep/.b.png.7.part"])):
+        begun(None, folder, out, write)
+        for name in (*left, "theirs/.c.part"):
+            (out / name).write_bytes(b"half")
+        assert predict_bulk(None, [str(folder)], out, write=write, protocol=WHOLE).kept == 2
+        there = sorted(path.relative_to(out).as_posix() for path in out.rglob(".*.part"))
+        assert there == [*stays, "theirs/.c.part"]
+        for name in ("bulk.json", "part-000001.parquet"):
+            (out / name).unlink()
+
+
+def test_another_model_is_one_that_differs_whatever_it_is_called(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(find_bundle(None), tmp_path / "runs" / "a")
+    count = begun("runs/a", folder, tmp_path / "out", "parquet")
+    for name in ("./runs/a", str(tmp_path / "runs" / "a"), None):
+        result = predict_bulk(name, [str(folder)], tmp_path / "out", write="parquet", protocol=WHOLE)
+        assert result == bulk.BulkResult(0, 0, {}, count)
+    assert json.loads((tmp_path / "out" / "bulk.json").read_text())["model"] == "runs/a"
+    bundle = load_bundle("runs/a")
+    other = dataclasses.replace(bundle, preprocess=bundle.preprocess.model_copy(update={"longest": 64}))
+    save_bundle("runs/a", other)  # the same weights
+    with pytest.raises(InputError, match="another model, protocol or form"):
+        predict_bulk("runs/a", [str(folder)], tmp_path / "out", write="parquet", protocol=WHOLE)
 
 
 def test_a_missing_ray_is_one_line(folder, tmp_path, monkeypatch):

@@ -23,11 +23,13 @@ from danet.data.images import image_suffixes
 from danet.data.labels import LabelSpace
 from danet.data.parallel import Progress, ahead
 from danet.errors import InputError
-from danet.files import claimed, explained, remove_leftovers, sha256, written_aside
-from danet.inference.bulk_sources import Source, find_sources, read_source
+from danet.files import claimed, explained, remove_leftovers, written_aside
+from danet.inference.bulk_sources import MANIFEST, PARTS, Source, find_sources, read_source
+from danet.inference.device import fitting
+from danet.inference.prediction import Prediction
 from danet.inference.protocol import Protocol
 from danet.inference.segmenter import load
-from danet.weights.bundle import WEIGHTS, load_bundle
+from danet.weights.bundle import digest, load_bundle
 from danet.weights.zoo import DEFAULT, find_bundle
 
 if TYPE_CHECKING:
@@ -82,15 +84,16 @@ def predict_bulk(
     sources = find_sources(inputs, image_suffixes(bundle.preprocess), output)
     if write == "png":
         _refuse_replaced(sources, output)
-    made = {"model": model or DEFAULT, "sha256": sha256(folder / WEIGHTS), "protocol": protocol.to_dict()}
+    made = {"model": model or DEFAULT, "sha256": digest(folder), "protocol": protocol.to_dict()}
     made |= {"precision": precision, "write": write, "classes": list(bundle.labels.names)}
     done, failures = 0, {}
     with explained(output, "choose another folder with -o, or make room"):
         output.mkdir(parents=True, exist_ok=True)
         with claimed(output):
-            remove_leftovers(output)
-            _refuse_other(output / "bulk.json", made)
-            parts = sorted(output.glob("part-*.parquet"))
+            parts = sorted(output.glob(PARTS))
+            _refuse_other(output / MANIFEST, made, parts)
+            for place in _folders(sources, output) if write == "png" else {output}:
+                remove_leftovers(place)
             kept = _paths(parts)
             left = [rest for source in sources if (rest := _without(source, kept)) is not None]
             number = int(parts[-1].stem.removeprefix("part-")) if parts else 0
@@ -136,13 +139,17 @@ class Predictor:
         if row["error"]:
             return answer | {"error": row["error"]}
         try:
-            prediction = self.segmenter.predict(row["bytes"], self.protocol)
+            with fitting("The image", "predict it in windows, as with --protocol.crop '[512,512]'"):
+                return answer | self.columns(self.segmenter.predict(row["bytes"], self.protocol))
         except InputError as error:
             return answer | {"error": f"{row['path']}: {error}"}
+
+    def columns(self, prediction: Prediction) -> dict[str, Any]:
+        """What a row tells of a prediction."""
         mask, encoded = Image.fromarray(prediction.labels), BytesIO()
         mask.putpalette(self.segmenter.labels.palette())
         mask.save(encoded, "PNG")
-        return answer | {
+        return {
             "width": mask.width,
             "height": mask.height,
             "label": encoded.getvalue(),
@@ -290,6 +297,11 @@ def _paths(parts: Sequence[Path]) -> set[str]:
     return {path for part in parts for path in pq.read_table(part, columns=["path"])["path"].to_pylist()}
 
 
+def _folders(sources: Sequence[Source], output: Path) -> set[Path]:
+    """All that is written to, where label maps are files."""
+    return {output, *((output / name).parent for source in sources for _, name in source.images)}
+
+
 def _without(source: Source, kept: set[str]) -> Source | None:
     """What is left of a source."""
     if source.group is None:
@@ -311,14 +323,23 @@ def _refuse_replaced(sources: Sequence[Source], output: Path) -> None:
                 )
 
 
-def _refuse_other(path: Path, made: dict[str, Any]) -> None:
-    """Raises InputError where the parts of a folder are made with other settings; writes down those of a new one."""
+def _refuse_other(path: Path, made: dict[str, Any], parts: Sequence[Path]) -> None:
+    """Raises InputError where the parts of a folder are made with other settings; writes down those of a new one.
+
+    What the model is called is written, and not compared: it may be given by another path.
+    """
     text = json.dumps(made, indent=2, ensure_ascii=False) + "\n"
     if path.is_file():
-        if path.read_text(encoding="utf-8") != text:
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            found = None
+        if not isinstance(found, dict) or found | {"model": made["model"]} != json.loads(text):
             raise InputError(
-                f"{path.parent} holds results of another model, protocol or form (bulk.json); choose another folder."
+                f"{path.parent} holds results of another model, protocol or form ({MANIFEST}); choose another folder."
             )
         return
+    if parts:
+        raise InputError(f"{path.parent} holds {parts[0].name} and no {MANIFEST} to tell of it; choose another folder.")
     with written_aside(path) as aside:
         aside.write_text(text, encoding="utf-8")

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote
 
 from danet.config import nearest
 from danet.errors import InputError
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 COLUMN = "image"
 """The column of Parquet files that holds encoded images: bytes, or a struct of bytes and path, as `datasets` saves."""
+MANIFEST, PARTS = "bulk.json", "part-*.parquet"
+"""What tells of the results in an output folder, and these."""
 _ADDRESS = re.compile(r"\w+://")
 
 
@@ -40,7 +43,7 @@ class Source(NamedTuple):
 
 
 def find_sources(inputs: Sequence[str], suffixes: Sequence[str], output: Path) -> list[Source]:
-    """All images of files, folders (without hidden files, and without `output`), and addresses such as s3://….
+    """All images of files, folders (without hidden files and results in `output`), and addresses such as s3://….
 
     Images of folders are named after their place in it, and among several inputs with the folder's name before it.
     Raises InputError for what cannot be opened, holds no image, or is a table without images.
@@ -49,7 +52,8 @@ def find_sources(inputs: Sequence[str], suffixes: Sequence[str], output: Path) -
     for given in inputs:
         given = given if _ADDRESS.match(given) else str(Path(given).absolute())  # workers may be elsewhere
         for path, name in _files(given, (*suffixes, ".parquet"), output, len(inputs) > 1):
-            for source in _groups(path, name) if path.lower().endswith(".parquet") else (Source(path, name),):
+            table = _split(path)[0].lower().endswith(".parquet")
+            for source in _groups(path, name) if table else (Source(path, name),):
                 sources[source.path, source.group] = source
     return list(sources.values())
 
@@ -68,13 +72,15 @@ def read_source(source: Source) -> Iterator[dict[str, Any]]:
             with system.open_input_file(place) as file:
                 column = ParquetFile(file).read_row_group(source.group, columns=[COLUMN]).column(0)
             cells = (column[row - source.first].as_py() for row in source.rows)
-    except (OSError, ArrowException) as error:
+    except (OSError, ArrowException, InputError) as error:
         for path, name in source.images:
             yield {"path": path, "name": name, "bytes": b"", "error": _told(path, error)}
         return
     for (path, name), cell in zip(source.images, cells, strict=True):
         try:
-            content = cell if isinstance(cell, bytes | None) else cell["bytes"] or _content(cell["path"] or "")
+            content = cell if isinstance(cell, bytes | None) else cell["bytes"]
+            if not content and isinstance(cell, dict) and cell["path"]:
+                content = _content(cell["path"])
             yield {"path": path, "name": name, "bytes": content or b"", "error": "" if content else f"{path} is empty."}
         except (OSError, InputError) as error:
             yield {"path": path, "name": name, "bytes": b"", "error": _told(path, error)}
@@ -84,7 +90,7 @@ def _files(given: str, suffixes: tuple[str, ...], output: Path, several: bool) -
     """Paths and names of a file, or of a folder's files with one of the endings."""
     from pyarrow.fs import FileSelector, FileType
 
-    system, place = _place(given)
+    (system, place), own = _place(given), output.resolve()
     try:
         info = system.get_file_info(place)
         if info.type == FileType.File:
@@ -104,13 +110,28 @@ def _files(given: str, suffixes: tuple[str, ...], output: Path, several: bool) -
         (path, relative)
         for path, relative in inside
         if not any(part.startswith(".") for part in relative.parts)
-        and not (system.type_name == "local" and output.resolve() in Path(path).resolve().parents)
+        and not (system.type_name == "local" and _is_result(Path(path).resolve(), Path(place).resolve(), own))
     ]
     if not kept:
         raise InputError(f"{given} holds no image ({', '.join(suffixes)}).")
     before = f"{PurePosixPath(place).name}/" if several else ""
+    address, query = _split(given)
     for _, relative in kept:
-        yield f"{given.rstrip('/')}/{relative}", f"{before}{relative.with_suffix('')}"
+        below = quote(str(relative)) if _ADDRESS.match(given) else relative
+        yield f"{address.rstrip('/')}/{below}{query}", f"{before}{relative.with_suffix('')}"
+
+
+def _split(path: str) -> tuple[str, str]:
+    """An address without and from its question mark on, as in s3://bucket/folder?region=eu-west-1; a path as it is."""
+    address, mark, query = path.partition("?") if _ADDRESS.match(path) else (path, "", "")
+    return address, mark + query
+
+
+def _is_result(path: Path, folder: Path, output: Path) -> bool:
+    """Whether what lies in an input folder is of the output: all that is in one within it; else parts alone."""
+    if folder in output.parents:
+        return output in path.parents
+    return path.parent == output and path.match(PARTS) and (output / MANIFEST).is_file()
 
 
 def _groups(path: str, name: str) -> Iterator[Source]:

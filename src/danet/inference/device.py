@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Literal, cast, get_args
 
@@ -14,6 +14,8 @@ from danet.errors import InputError
 Precision = Literal["float32", "bfloat16", "float16"]
 PIXELS = 2**18
 """Of a batch on a CPU: one window of 512×512, for which a ResNet-50 takes a quarter of a gigabyte."""
+_LACKS = ("allocate memory", "out of memory", "not enough memory", "bad_alloc", "ALLOC_FAILED")
+"""What torch says where memory lacks, in errors that their type does not tell from others."""
 _LOWER = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -51,6 +53,17 @@ def batch_pixels(device: torch.device) -> int:
     if device.type != "cuda":
         return PIXELS
     return max(torch.cuda.get_device_properties(device).total_memory // 8192, PIXELS)
+
+
+@contextlib.contextmanager
+def fitting(what: str, mend: str) -> Iterator[None]:
+    """A lack of memory, of the machine's or of a GPU's, as an InputError of one line: of `what`, ending in `mend`."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not any(words in str(error) for words in _LACKS):
+            raise
+        raise InputError(f"{what} needs more memory than there is; {mend}.") from None
 
 
 @cache

@@ -651,3 +651,24 @@ def test_results_that_would_replace_something_are_refused(tmp_path):
     (tmp_path / "a.mp4").touch(), (tmp_path / "a-overlay.mp4").touch()
     with pytest.raises(InputError, match=r"a-overlay\.mp4 of .*a\.mp4 would replace that of .*a-overlay\.mp4"):
         plan([tmp_path / "a.mp4", tmp_path / "a-overlay.mp4"], tmp_path, ())
+
+
+@pytest.mark.parametrize("output", [".", "photos", "photos/deep/out"])
+def test_the_output_may_be_the_input_or_lie_above_it_or_within(run, tmp_path, output):
+    for name in ("a.jpg", "deep/b.jpg"):
+        save(tmp_path / "photos" / name)
+    for resume in ([], ["--resume"]):
+        told = ["photos", *resume] if output != "photos" else ["photos/a.jpg", "photos/deep/b.jpg", *resume]
+        code, _, err = run(*(told if resume else ["photos"]), "-o", output)
+        assert code == 0, err
+        assert [row["image"] for row in index(output)] == ["photos/a.jpg", "photos/deep/b.jpg"]
+
+
+def test_an_image_is_taken_once_however_it_is_spelt(run, tmp_path):
+    save(tmp_path / "photos" / "a.png"), save(tmp_path / "photos" / "b.png", 1)
+    Path("link.png").symlink_to("photos/a.png")  # is a name of its own
+    Path("same").symlink_to("photos")
+    Path("list.txt").write_text(f"photos/a.png\nphotos/../photos/b.png\n{tmp_path}/photos/a.png\nsame/b.png\n")
+    code, _, err = run("list.txt", "photos", tmp_path / "photos" / "b.png", "link.png", "-o", "out")
+    assert code == 0, err
+    assert [row["labels"] for row in index()] == ["photos/a.png", "photos/b.png", "link.png"]

@@ -32,9 +32,9 @@ class Planned(NamedTuple):
 
 
 def plan(inputs: Sequence[Path], output: Path, suffixes: tuple[str, ...]) -> list[Planned]:
-    """Each image once, in the order of `inputs`: files, folders, and lists, text files with a path in each line.
+    """Each image once, however its path is spelt, in the order of `inputs`: files, folders, and lists.
 
-    A folder stands for its files of `suffixes`, by name, and keeps its structure, among several folders within its own
+    A list is a text file with a path in each line. A folder stands for its files of `suffixes`, by name, and keeps its structure, among several folders within its own
     name. A list's paths are relative to its folder, whose structure is kept; what lies elsewhere keeps the structure
     below the folder that all of that have in common. What a list names may be missing; that is told when it is read.
     Raises InputError for an input that does not exist or holds no image, a list that cannot be read, and where a result
@@ -42,14 +42,16 @@ def plan(inputs: Sequence[Path], output: Path, suffixes: tuple[str, ...]) -> lis
     """
     several, own = sum(path.is_dir() for path in inputs) > 1, output.resolve()
     found: dict[Path, Planned] = {}
+    folders: dict[Path, Path] = {}
     for path in inputs:
         if path.is_dir():
             files = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in suffixes and not file.is_dir()]
             root = path.resolve()
+            inside = root in own.parents
             images = [
                 file
                 for file in files
-                if not file.name.startswith(".") and own not in (root / file.relative_to(path)).parents
+                if not file.name.startswith(".") and not (inside and own in (root / file.relative_to(path)).parents)
             ]
             if not images:
                 raise InputError(f"The folder {path} holds no image ({', '.join(suffixes)}).")
@@ -62,7 +64,10 @@ def plan(inputs: Sequence[Path], output: Path, suffixes: tuple[str, ...]) -> lis
         else:
             raise InputError(f"{path} does not exist; give an image, a folder of images, or a list of paths (.txt).")
         for image, place in places.items():
-            found.setdefault(image, Planned(image, target / place, image.stem))
+            if image.parent not in folders:
+                folders[image.parent] = image.parent.resolve()
+            # However it is spelt; but a link is an image of its own, for its results have its name.
+            found.setdefault(folders[image.parent] / image.name, Planned(image, target / place, image.stem))
     _refuse_replaced(list(found.values()))
     return list(found.values())
 

@@ -111,10 +111,12 @@ class Screen(AbstractContextManager):
                     progress(event.step, steps, note)
                 case Validated(report=report):
                     scores = report.scores
-                    text = f"mIoU {100 * scores.miou:.2f} %  pixel accuracy {100 * scores.pixel_accuracy:.2f} %"
+                    text = f"mIoU {_percent(scores.miou)} %  pixel accuracy {_percent(scores.pixel_accuracy)} %"
                     if report.region is not None:
-                        context = 100 * report.region.pixel_accuracy
-                        text += f"  context {context:.1f} % (majority {100 * report.majority:.1f} %)"
+                        context, majority = (
+                            _percent(share, 1) for share in (report.region.pixel_accuracy, report.majority)
+                        )
+                        text += f"  context {context} % (majority {majority} %)"
                     self.say(f"{name}: step {event.step}/{steps}, after {duration(event.seconds)}: {text}")
                 case Saved(path=path) if path.name == "best":
                     self.say(f"{name}: best so far, kept in {path}")
@@ -209,10 +211,9 @@ def report_lines(report: Report) -> list[str]:
     if report.boundary is not None:
         lines.append(f"Outlines are {100 * report.boundary.width:g} % of the image's diagonal wide")
     if report.calibration is not None:
-        lines.append(
-            f"Expected calibration error {_percent(report.calibration.error)} %, mean loss {report.loss:.3f} nats"
-        )
-    if report.binary is not None:
+        loss = "–" if report.loss is None else f"{report.loss:.3f}"
+        lines.append(f"Expected calibration error {_percent(report.calibration.error)} %, mean loss {loss} nats")
+    if report.binary is not None and report.binary.best is not None:
         threshold, precision, recall, f1 = report.binary.best
         lines.append(
             f"{report.binary.name}: best F1 {_percent(f1)} % from probability {threshold:g} on, precision "
@@ -429,8 +430,8 @@ def _gigabytes(count: int) -> str:
     return f"{count / 1e9:.2f} GB"
 
 
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.2f}"
+def _percent(share: float | None, digits: int = 2) -> str:
+    return "–" if share is None else f"{100 * share:.{digits}f}"
 
 
 def _points(share: float | None) -> str:

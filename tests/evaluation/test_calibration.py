@@ -53,7 +53,7 @@ def test_bins_tell_accuracy_and_confidence_and_their_bounds_belong_to_the_upper_
     assert (bins[14]["accuracy"], bins[14]["confidence"]) == pytest.approx((2 / 3, (1 + 0.95 + 14 / 15) / 3))
     assert bins[0] == {"from": 0, "pixels": 0, "accuracy": None, "confidence": None}
     assert found.error == pytest.approx((abs(2 - (1 + 0.95 + 14 / 15)) + 0.5) / 4)
-    assert Calibration(np.zeros((2, BINS), np.int64), np.zeros(BINS)).error == 0
+    assert Calibration(np.zeros((2, BINS), np.int64), np.zeros(BINS)).error is None
 
 
 def test_the_loss_is_the_cross_entropy_of_the_pixels_that_count():
@@ -62,7 +62,7 @@ def test_the_loss_is_the_cross_entropy_of_the_pixels_that_count():
     assert mean_loss(probabilities, truth.byte().numpy()) == pytest.approx(expected, abs=1e-6)
     never = torch.stack([torch.zeros(2, 2), torch.ones(2, 2)])
     assert mean_loss(never, np.zeros((2, 2), np.uint8)) == pytest.approx(87.336, abs=1e-3)
-    assert mean_loss(never, np.full((2, 2), IGNORE_INDEX, np.uint8)) == 0
+    assert mean_loss(never, np.full((2, 2), IGNORE_INDEX, np.uint8)) is None
 
 
 @given(st.integers(0, 99))
@@ -104,3 +104,6 @@ def test_precision_and_recall_are_torchmetrics(seed):
 def test_without_the_class_its_scores_are_0():
     nothing = BinaryScores("thing", positive_counts(np.zeros((2, 2), np.float32), np.zeros((2, 2), np.uint8), 1))
     assert nothing.best == (0, 0, 0, 0)
+    void = BinaryScores("thing", 0 * nothing.counts)
+    assert (void.curve, void.best) == ([], None)
+    assert void.to_dict() == {"class": "thing", **dict.fromkeys(("threshold", "precision", "recall", "f1"))}

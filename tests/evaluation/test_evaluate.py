@@ -113,12 +113,12 @@ def test_without_details_images_are_known_by_their_accuracy(segmenter, dataset):
 def test_an_image_without_a_pixel_that_counts_is_not_the_worst():
     scores = Scores(NAMES, np.zeros((3, 3), np.int64))
     rows = [
-        ImageScore("void", 0, 0, None, 0),
+        ImageScore("void", None, None, None, 0),
         ImageScore("good", 0.9, 0.8, None, 5),
         ImageScore("bad", 0.1, 0, None, 5),
     ]
     assert [image.name for image in Report(Protocol(), scores, rows).worst()] == ["bad", "good", "void"]
-    rows = [row._replace(loss=loss) for row, loss in zip(rows, (0.0, 0.2, 3.0), strict=True)]
+    rows = [row._replace(loss=loss) for row, loss in zip(rows, (None, 0.2, 3.0), strict=True)]
     assert [image.name for image in Report(Protocol(), scores, rows).worst(2)] == ["bad", "good"]
 
 

@@ -105,6 +105,28 @@ def test_absent_classes_are_named(run, own_data):
     assert "in no mean (0 classes are): road, car, tree" in run()[1]
 
 
+def test_where_no_pixel_counts_there_is_no_score(run, own_data, tmp_path):
+    """As in Cityscapes' test split: none is 0; of two classes there is a curve, without a point."""
+    for path in (own_data / "masks/val").iterdir():
+        Image.fromarray(np.full((48, 64), 255, np.uint8)).save(path)
+    two = ("--protocol.classes", "[road, car]")
+    code, out, err = run("-o", "report", "--json", *two)
+    assert code == 0, err
+    found = json.loads(out)
+    means = ("miou", "pixel_accuracy", "mean_accuracy", "mean_dice", "frequency_weighted_iou", "loss")
+    assert {found[key] for key in means} == {None}
+    assert (found["boundary"]["miou"], found["calibration"]["error"], found["binary"]["f1"]) == (None, None, None)
+    assert [list(image.values())[1:] for image in found["images"]] == [[None, None, None, 0]] * 2
+    assert [row[1:] for row in read(tmp_path / "report/images.csv")[1:]] == [["", "", "", "0"]] * 2
+    assert len(read(tmp_path / "report/curve.csv")) == 1
+    assert sorted(path.name for path in (tmp_path / "report").iterdir()) == sorted({*PARTS, REPORT})
+    code, out, _ = run(*two)
+    assert code == 0
+    assert "0.0" not in out
+    assert "mean IoU – %, pixel accuracy – %, frequency-weighted IoU – %" in out
+    assert "calibration error – %, mean loss – nats" in out
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

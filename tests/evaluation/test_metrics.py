@@ -34,10 +34,13 @@ def test_scores_follow_their_definitions(prediction, truth):
         assert scores.iou[name] == (hits / union if union else None)
         assert scores.accuracy[name] == (hits / there.sum() if there.any() else None)
     known = [value for value in scores.iou.values() if value is not None]
-    assert scores.miou == pytest.approx(np.mean(known) if known else 0)
+    assert scores.miou == (pytest.approx(np.mean(known)) if known else None)
     assert scores.absent == tuple(name for name, value in scores.iou.items() if value is None)
     if counted.any():
         assert scores.pixel_accuracy == pytest.approx((prediction == truth)[counted].mean())
+    else:
+        assert {value for value in scores.to_dict().values() if not isinstance(value, dict | list)} == {None}
+        assert scores.majority is None
 
 
 def test_miou_agrees_with_torchmetrics_where_all_classes_occur():
@@ -95,7 +98,7 @@ def test_scores_agree_with_mmsegmentation(pairs):
         assert found == pytest.approx(expected, abs=1e-6)
     else:
         assert all(np.isnan(value) for value in expected.values())
-        assert set(found.values()) == {0}
+        assert set(found.values()) == {None}
 
 
 @given(PREDICTION, TRUTH)

@@ -43,7 +43,12 @@ class BinaryScores:
 
     @cached_property
     def curve(self) -> list[Point]:
-        """A point a threshold; 0 is the precision where nothing is called the class, the recall where nothing is it."""
+        """A point a threshold; 0 is the precision where nothing is called the class, the recall where nothing is it.
+
+        There is none where no pixel counts.
+        """
+        if not self.counts.any():
+            return []
         false, true = self.counts[:, ::-1].cumsum(1)[:, ::-1]
         there = int(self.counts[1].sum())
         return [
@@ -57,10 +62,10 @@ class BinaryScores:
         ]
 
     @property
-    def best(self) -> Point:
-        """The point of the highest F1, of several the one with the lowest threshold."""
-        return max(self.curve, key=lambda point: point.f1)
+    def best(self) -> Point | None:
+        """The point of the highest F1, of several the one with the lowest threshold; None where no pixel counts."""
+        return max(self.curve, key=lambda point: point.f1, default=None)
 
     def to_dict(self) -> dict[str, Any]:
         """The class and its best point as JSON values."""
-        return {"class": self.name, **self.best._asdict()}
+        return {"class": self.name, **(self.best._asdict() if self.best else dict.fromkeys(Point._fields))}

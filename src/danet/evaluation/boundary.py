@@ -60,8 +60,8 @@ class BoundaryScores:
         return {n: int(b) / int(e) if e else None for n, b, e in zip(self.names, *self.counts, strict=True)}
 
     @property
-    def miou(self) -> float:
-        """The mean of those that there are; 0 where there is none."""
+    def miou(self) -> float | None:
+        """The mean of those that there are; None where there is none."""
         return mean_of(self.iou)
 
     def to_dict(self) -> dict[str, Any]:

@@ -16,15 +16,15 @@ BINS = 15
 """Of the label's confidence, of equal width (Guo et al., 2017)."""
 
 
-def mean_loss(probabilities: Float[Tensor, "k h w"], truth: UInt8[np.ndarray, "h w"]) -> float:
-    """The cross entropy of the true class, in nats, as a mean over the pixels that count; 0 where none does.
+def mean_loss(probabilities: Float[Tensor, "k h w"], truth: UInt8[np.ndarray, "h w"]) -> float | None:
+    """The cross entropy of the true class, in nats, as a mean over the pixels that count; None where none does.
 
     A probability below the least normal float32 counts as that, so that the loss is finite: at most 87.3.
     """
     counted = truth != IGNORE_INDEX
     true = torch.from_numpy(np.where(counted, truth, 0)).long()[None]
     found = probabilities.gather(0, true)[0][torch.from_numpy(counted)].double()
-    return -found.clamp(min=torch.finfo(torch.float32).tiny).log().mean().item() if counted.any() else 0.0
+    return -found.clamp(min=torch.finfo(torch.float32).tiny).log().mean().item() if counted.any() else None
 
 
 def calibration_counts(
@@ -47,9 +47,11 @@ class Calibration:
     confidence: Float64[np.ndarray, " bins"]
 
     @property
-    def error(self) -> float:
-        """The expected calibration error: |accuracy − mean confidence| of each bin, weighted by its pixels."""
-        return float(np.abs(self.pixels[1] - self.confidence).sum()) / max(int(self.pixels[0].sum()), 1)
+    def error(self) -> float | None:
+        """The expected calibration error: |accuracy − mean confidence| of each bin, weighted by its pixels; None where
+        there are none."""
+        pixels = int(self.pixels[0].sum())
+        return float(np.abs(self.pixels[1] - self.confidence).sum()) / pixels if pixels else None
 
     def to_dict(self) -> dict[str, Any]:
         """The error, and the bins, as JSON values; an empty bin has neither accuracy nor confidence."""

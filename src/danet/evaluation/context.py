@@ -52,12 +52,12 @@ def context_scores(
             progress(index + 1, len(scenes))
     there, without = Scores(classes, plain), Scores(classes, bare)
     return ContextScores(
-        there.pixel_accuracy,
-        there.majority,
+        there.pixel_accuracy or 0.0,
+        there.majority or 0.0,
         follows / max(exchanged, 1),
         stays / max(exchanged, 1),
-        without.pixel_accuracy,
-        without.majority,
+        without.pixel_accuracy or 0.0,
+        without.majority or 0.0,
     )
 
 

@@ -31,11 +31,14 @@ Keep = Callable[[str, UInt8[np.ndarray, "h w"]], None]
 
 
 class ImageScore(NamedTuple):
-    """How one image went; `pixels` count, `loss` is their mean cross entropy in nats, where it was asked for."""
+    """How one image went; `pixels` count, `loss` is their mean cross entropy in nats, where it was asked for.
+
+    An image without a pixel that counts has no score.
+    """
 
     name: str
-    pixel_accuracy: float
-    miou: float
+    pixel_accuracy: float | None
+    miou: float | None
     loss: float | None
     pixels: int
 
@@ -59,16 +62,16 @@ class Report:
     data: str = ""
 
     @property
-    def majority(self) -> float:
+    def majority(self) -> float | None:
         """The share of the region's most frequent class: what its accuracy would be without looking."""
-        return self.region.majority if self.region is not None else 0.0
+        return self.region.majority if self.region is not None else None
 
     @property
     def loss(self) -> float | None:
         """The mean cross entropy of all pixels that count, in nats, where it was asked for."""
-        if self.calibration is None:
+        if self.calibration is None or not self.scores.pixels:
             return None
-        return sum((image.loss or 0.0) * image.pixels for image in self.images) / max(self.scores.pixels, 1)
+        return sum((image.loss or 0.0) * image.pixels for image in self.images) / self.scores.pixels
 
     def worst(self, count: int | None = None) -> list[ImageScore]:
         """The images, or `count` of them, worst first: by loss, where there is one, else by pixel accuracy.
@@ -77,7 +80,7 @@ class Report:
         """
 
         def goodness(image: ImageScore) -> tuple[bool, float]:
-            return image.pixels == 0, image.pixel_accuracy if image.loss is None else -image.loss
+            return image.pixels == 0, (image.pixel_accuracy or 0.0) if image.loss is None else -image.loss
 
         return sorted(self.images, key=goodness)[:count]
 
@@ -94,8 +97,8 @@ class Report:
             "image_count": len(self.images),
             **self.scores.to_dict(),
             "context": self.region.pixel_accuracy if self.region is not None else None,
-            "majority": self.majority if self.region is not None else None,
-            **({} if self.loss is None else {"loss": self.loss}),
+            "majority": self.majority,
+            **({} if self.calibration is None else {"loss": self.loss}),
             **{name: part.to_dict() for name, part in parts.items() if part is not None},
             "images": [image._asdict() for image in self.worst()],
         }
@@ -145,7 +148,7 @@ def evaluate(
             loss = None
             if details:
                 loss = mean_loss(prediction.probabilities, truth)
-                if math.isnan(loss):
+                if loss is not None and math.isnan(loss):
                     raise InputError(
                         f"What the model says of {sample.name} is no number; its weights are damaged, or its precision "
                         "is too small: try --precision float32."

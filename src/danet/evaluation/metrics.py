@@ -59,36 +59,36 @@ class Scores:
         return {n: 2 * int(h) / int(s) if s else None for n, h, s in zip(self.names, hits, sizes, strict=True)}
 
     @property
-    def miou(self) -> float:
-        """The mean of the IoUs that there are; 0 where there is none."""
+    def miou(self) -> float | None:
+        """The mean of the IoUs that there are; None, as all that follows, where no pixel counts."""
         return mean_of(self.iou)
 
     @property
-    def mean_accuracy(self) -> float:
-        """The mean accuracy of the classes that are there; 0 where there is none."""
+    def mean_accuracy(self) -> float | None:
+        """The mean accuracy of the classes that are there."""
         return mean_of(self.accuracy)
 
     @property
-    def mean_dice(self) -> float:
-        """The mean of the Dice scores that there are; 0 where there is none."""
+    def mean_dice(self) -> float | None:
+        """The mean of the Dice scores that there are."""
         return mean_of(self.dice)
 
     @property
-    def frequency_weighted_iou(self) -> float:
-        """The IoUs, each weighted by its class's share of the true pixels (Long et al., 2015); 0 where none counts."""
+    def frequency_weighted_iou(self) -> float | None:
+        """The IoUs, each weighted by its class's share of the true pixels (Long et al., 2015)."""
         there = self.confusion.sum(1)
         found = sum(int(count) * (iou or 0.0) for count, iou in zip(there, self.iou.values(), strict=True))
-        return found / max(int(there.sum()), 1)
+        return found / self.pixels if self.pixels else None
 
     @property
-    def pixel_accuracy(self) -> float:
-        """The share of all counted pixels that are right; 0 where none counts."""
-        return int(np.trace(self.confusion)) / max(self.pixels, 1)
+    def pixel_accuracy(self) -> float | None:
+        """The share of all counted pixels that are right."""
+        return int(np.trace(self.confusion)) / self.pixels if self.pixels else None
 
     @property
-    def majority(self) -> float:
+    def majority(self) -> float | None:
         """The share of the most frequent true class: what the accuracy would be without looking."""
-        return int(self.confusion.sum(1).max()) / max(self.pixels, 1)
+        return int(self.confusion.sum(1).max()) / self.pixels if self.pixels else None
 
     @property
     def pixels(self) -> int:
@@ -115,7 +115,7 @@ class Scores:
         }
 
 
-def mean_of(values: dict[str, float | None]) -> float:
-    """The mean of the scores that there are; 0 where there is none."""
+def mean_of(values: dict[str, float | None]) -> float | None:
+    """The mean of the scores that there are; None where there is none."""
     there = [value for value in values.values() if value is not None]
-    return sum(there) / len(there) if there else 0.0
+    return sum(there) / len(there) if there else None

@@ -109,9 +109,12 @@ def train(
                     region = context_region(config)
                     told = progress("validate")
                     report = evaluate(segmenter, data.val, PROTOCOL, region, told, processes, details=False)
-                    improved = processes.any(processes.main and report.scores.miou > best)
+                    miou = (
+                        report.scores.miou or 0.0
+                    )  # it is there: a validation set without a labelled pixel is refused
+                    improved = processes.any(processes.main and miou > best)
                     if improved:
-                        best = report.scores.miou
+                        best = miou
                         scores = {"protocol": PROTOCOL, "miou": round(best, 4), "step": done}
                         bundle = Bundle(kept, data.model, data.labels, config.preprocess, scores, facts)
                         if processes.main:

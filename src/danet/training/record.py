@@ -69,7 +69,7 @@ class Record:
             with explained(self.path, self.mend), self.path.open("a", encoding="utf-8") as file:
                 file.write(_line(to_record(event)))
         if isinstance(event, Validated):
-            self._note(event.step, event.report.scores.miou)
+            self._note(event.step, event.report.scores.miou or 0.0)
         return event
 
     def sync(self) -> None:

@@ -55,7 +55,7 @@ class WorstImage(NamedTuple):
     """An image that was scored low, as a picture that shows why: the overlay of its prediction, say, without legend."""
 
     name: str
-    pixel_accuracy: float
+    pixel_accuracy: float | None
     picture: Image.Image
 
 

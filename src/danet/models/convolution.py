@@ -7,12 +7,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from danet.ops.processor import AMX
 from danet.ops.winograd import convolution_3x3, convolutions_3x3, fullness
 
 GROUP = 512
 """Input channels whose rows a core's cache still holds under a 3×3 kernel."""
-AMX = torch.cpu.get_capabilities().get("amx_tile", False)
-"""Whether the processor multiplies matrices of lower precision whole; then groups bring nothing in these."""
 WIDE, TILES, FULL = 128, 128, 0.75
 """From so many channels in and out, tiles, and such a share of them inside the map, Winograd's algorithm is faster."""
 
@@ -51,6 +50,7 @@ class QuickConvolution(nn.Conv2d):
         if self.by_winograd(input):
             return self.biased(convolution_3x3(input, self.weight, self.dilation[0]))
         usual = input.device.type != "cpu" or torch.compiler.is_compiling() or torch.is_grad_enabled()
+        # Where whole matrices are multiplied in lower precision, groups bring nothing in it.
         if usual or self.in_channels <= GROUP or (AMX and torch.is_autocast_enabled("cpu")):
             return super().forward(input)
         groups, weights = input.split(GROUP, 1), self.weight.split(GROUP, 1)

@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from danet.ops.processor import INTEL
+
 # Multiplications below which oneDNN's set-up costs more than its product gains.
 ONEDNN_WORK = 2**24
-# There MKL, to which torch gives float32 products, takes all of the vector units, and oneDNN is no faster.
-INTEL = "Intel" in str(torch.cpu.get_capabilities().get("cpu_name"))
 
 
 def product(left: Float[Tensor, "b n k"], right: Float[Tensor, "b k m"]) -> Float[Tensor, "b n m"]:

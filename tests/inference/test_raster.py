@@ -245,7 +245,10 @@ def kinds(folder: Path) -> dict[str, Path]:
     Image.fromarray(RAMP[..., 0].astype(np.uint16) * 257).save(folder / "16.tif")
     found["16"] = folder / "16.tif"
     found["white is 0"] = save(folder / "white.tif", RAMP[..., :1], photometric="miniswhite")
-    found["4 bits"] = save(folder / "4.tif", RAMP[..., :1] >> 4, nbits=4)
+    for bits in (1, 2, 4):
+        values = RAMP[..., :1] >> (8 - bits)
+        found[f"{bits} bits"] = save(folder / f"{bits}.tif", values, nbits=bits)
+        found[f"{bits} bits, white is 0"] = save(folder / f"{bits}w.tif", values, nbits=bits, photometric="miniswhite")
     found["fourth band"] = save(
         folder / "nir.tif", picture(4, height=64, width=96), photometric="rgb", alpha="unspecified"
     )
@@ -287,19 +290,20 @@ torch.set_num_threads(1)
 model, path, folder, protocol = sys.argv[1:5]
 def tell(done, total):
     print(done, flush=True)
-    time.sleep(float(sys.argv[5]))
+    time.sleep(3600 if done == int(sys.argv[6]) else float(sys.argv[5]))
 predict_raster(load(model, "cpu", "float32"), path, folder, "a", Protocol.model_validate_json(protocol), tell)
 """
 
 
-def child(model: Path, path: Path, folder: Path, pause: float = 0.05) -> subprocess.Popen[str]:
-    command = [sys.executable, "-W", "error", "-c", CHILD, model, path, folder, WINDOWS.model_dump_json(), str(pause)]
+def child(model: Path, path: Path, folder: Path, pause: float = 0, last: int = 0) -> subprocess.Popen[str]:
+    """A process that rests after each window, and after the `last` for good."""
+    command = [sys.executable, "-W", "error", "-c", CHILD, model, path, folder, WINDOWS.model_dump_json(), pause, last]
     return subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, text=True)
 
 
 def test_a_killed_run_is_gone_on_with(segmenter, tiny_folder, tmp_path):
     path = save(tmp_path / "a.tif", picture(), **UTM)
-    with child(tiny_folder, path, tmp_path / "out") as process:
+    with child(tiny_folder, path, tmp_path / "out", last=8) as process:
         assert process.stdout is not None
         for line in process.stdout:
             if line.strip() == "8":
@@ -426,6 +430,47 @@ def test_values_are_refused_by_their_place_in_the_image(tiny, tmp_path):
     refused(segmenter, path, tmp_path / "out", "a.tif, seen from pixel (110, 40) on, holds inf at pixel (40, 60) of c")
 
 
+def test_floats_of_0_to_1_are_refused_by_the_whole_as_in_memory(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(raster, "_TILE", 64)
+    channels = Channels(names=("near", "far"))
+    segmenter, values = convolutional(tiny, channels), picture(2, dtype=np.float32)
+    values[:70] = np.minimum(values[:70], 1)
+    path = save(tmp_path / "dark.tif", values, **UTM)  # above, and as bright as others below
+    made = predict_raster(segmenter, path, tmp_path / "out", "a", WINDOWS)
+    assert np.array_equal(labels_of(made["labels"]), segmenter.predict(values, WINDOWS).labels)
+    late = np.zeros_like(values)
+    late[-1, -1] = 1
+    for name, pixels in {"late": late, "half": picture(2, dtype=np.float32) / 255}.items():
+        path, told = save(tmp_path / f"{name}.tif", pixels, **UTM), []
+        with pytest.raises(InputError) as whole:
+            read_image(path, channels)
+        assert f"{name}.tif holds floats of 0 to 1, which are black" in str(whole.value)
+        refused(segmenter, path, tmp_path / name, str(whole.value))
+        with pytest.raises(InputError):
+            predict_raster(segmenter, path, tmp_path / name, "a", WINDOWS, lambda *now, to=told: to.append(now))
+        assert told == [(0, 12)] * 9
+    black = save(tmp_path / "black.tif", np.zeros_like(values), **UTM)  # is black in any range
+    assert predict_raster(segmenter, black, tmp_path / "black", "a", WINDOWS)["labels"].exists()
+
+
+def test_a_lack_of_memory_is_one_line_and_no_fault_of_ours_is(tiny, tmp_path, monkeypatch):
+    segmenter, path = convolutional(tiny), save(tmp_path / "a.tif", picture(), **UTM)
+    monkeypatch.setattr(segmenter, "logits", lambda images: torch.empty(2**60))  # more than any machine has
+    refused(
+        segmenter,
+        path,
+        tmp_path / "out",
+        "a.tif needs more memory than there is; take smaller windows, as with --protocol.crop '[32,40]'.",
+    )
+
+    def broken(images: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(segmenter, "logits", broken)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        predict_raster(segmenter, path, tmp_path / "out", "a", WINDOWS)
+
+
 def test_targets_that_cannot_be_written(segmenter, tmp_path, capfd):
     path = save(tmp_path / "a.tif", picture(), **UTM)
     (tmp_path / "file").write_text("")
@@ -507,8 +552,10 @@ def test_which_images_are_rasters(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", WIDTH * HEIGHT)
     assert not is_raster(plain, rgb)
     assert is_raster(plain, NINE)  # which holds three times as much
+    assert not is_raster(plain, GREY)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", WIDTH * HEIGHT - 1)
     assert is_raster(plain, rgb)
+    assert is_raster(plain, GREY)  # which Pillow would warn of as well
     monkeypatch.setitem(sys.modules, "rasterio", None)
     assert not is_raster(plain, rgb)
 

@@ -15,7 +15,7 @@ import os
 import time
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
@@ -39,7 +39,7 @@ from danet.data.labels import IGNORE_INDEX, LabelSpace
 from danet.data.parallel import Progress
 from danet.errors import InputError
 from danet.files import claimed, explained, sync, written_aside
-from danet.inference.device import batch_pixels
+from danet.inference.device import batch_pixels, fitting
 from danet.inference.image_like import Pixels
 from danet.inference.protocol import Protocol
 from danet.inference.segmenter import Segmenter
@@ -67,7 +67,7 @@ class Window(NamedTuple):
 
 def is_raster(path: str | Path, channels: Channels) -> bool:
     """Whether an image is one for `predict_raster`, by its header: it has a place on earth, or is a BigTIFF, a JPEG
-    2000 or a VRT, or holds more values of `channels` than a picture that Pillow opens without a warning.
+    2000 or a VRT, or has more pixels, or more values of `channels`, than a picture that Pillow opens without a warning.
 
     What cannot be opened is none; nor, where rasterio is not installed, is any TIFF or picture.
     """
@@ -77,8 +77,8 @@ def is_raster(path: str | Path, channels: Channels) -> bool:
     with suppress(Exception), path.open("rb") as start, open_raster(path) as file:
         big = start.read(4) in (b"II+\0", b"MM\0+")
         placed = file.crs is not None or not file.transform.is_identity or file.gcps[0] or file.rpcs
-        largest = len(RGB.names) * (Image.MAX_IMAGE_PIXELS or math.inf)
-        return bool(big or placed) or file.width * file.height * len(channels.names) > largest
+        pixels, most, colours = file.width * file.height, Image.MAX_IMAGE_PIXELS or math.inf, len(RGB.names)
+        return bool(big or placed) or pixels * max(len(channels.names), colours) > most * colours
     return False
 
 
@@ -118,13 +118,17 @@ def predict_raster(
     windows. With `resume`, what a run that ended early has left is gone on with, where image, model and protocol are
     the same; a warning tells where they are not, and all is done anew. Returns the paths of both files.
     Raises InputError for an image that cannot be read or has other channels than the model takes, a protocol that no
-    raster can have, a folder that cannot be written to, and an output that is in work elsewhere or is the image itself.
+    raster can have, a folder that cannot be written to, an output that is in work elsewhere or is the image itself, and
+    where memory lacks.
     """
     path, folder, start = Path(path), Path(folder), time.monotonic()
     protocol = raster_protocol(protocol, segmenter.preprocess)
+    half = ",".join(str(max(side // 2, SMALLEST_SIDE)) for side in protocol.crop or ())
+    lack = fitting(str(path), f"take smaller windows, as with --protocol.crop '[{half}]'")
     target, facts, lock = folder / f"{stem}.tif", folder / f"{stem}.json", folder / f".{stem}.tif.lock"
-    with _opened(path, segmenter.preprocess, protocol) as source, explained(target, _MEND):
+    with lack, _opened(path, segmenter.preprocess, protocol) as source, explained(target, _MEND):
         grid = _Grid(source.size, protocol)
+        source.refuse_black(lambda: progress(0, len(grid.windows)))
         folder.mkdir(parents=True, exist_ok=True)
         if target.exists() and target.samefile(path):
             raise InputError(f"{target} is the image itself; choose another folder with -o.")
@@ -239,12 +243,29 @@ class _Source:
             (start, min(start + length, side))
             for start, length, side in zip(window[:2], window[2:], self.size, strict=True)
         )
-        first = window[:2] == (0, 0)
-        source = str(self.path) if first else f"{self.path}, seen from pixel ({left}, {top}) on,"
+        source = str(self.path) if (top, left) == (0, 0) else f"{self.path}, seen from pixel ({left}, {top}) on,"
         with readable(self.path):
             values = raster_values(self.file, self.channels, self.bands, (rows, columns))
-            pixels = as_channels(self._as_seen(values), self.channels, source, whole=first)
+            pixels = as_channels(self._as_seen(values), self.channels, source, whole=False)
         return np.pad(pixels, ((0, height - pixels.shape[0]), (0, width - pixels.shape[1]), (0, 0)))
+
+    def refuse_black(self, tell: Callable[[], None]) -> None:
+        """Raises InputError, as `as_channels` does of whole images, for floats of 0 to 1 where the range is of 8 bits.
+
+        As much is read as tells, of whatever is not dark its first tile; `tell` is called for each.
+        """
+        if self.channels.picture or self.channels.range != (0, 255):
+            return
+        brightest, (height, width) = 0.0, self.size
+        for top, left in product(range(0, height, _TILE), range(0, width, _TILE)):
+            tell()
+            place = (top, min(top + _TILE, height)), (left, min(left + _TILE, width))
+            with readable(self.path):
+                values = raster_values(self.file, self.channels, self.bands, place)
+            brightest = max(brightest, float(np.fmax.reduce(values, axis=None)))
+            if values.dtype.kind != "f" or len(values) != len(self.channels.names) or brightest > 1:
+                return
+        as_channels(np.full((1, 1, len(self.channels.names)), brightest), self.channels, str(self.path))
 
     def void(self, top: int, end: int) -> Bool[np.ndarray, "h w"]:
         """Where rows of the image are no data."""
@@ -260,7 +281,8 @@ class _Source:
             if self.channels.picture and len(values) == 1 and values.dtype.kind in "iu" and values.dtype != np.uint8:
                 pixels = (np.clip(pixels, 0, 65535) >> 8).astype(np.uint8)  # as `to_rgb`
             elif values.dtype == np.uint8 and self.seen:
-                pixels = (255 - pixels if self.white_is_0 else pixels) * np.uint8(self.step)
+                pixels = pixels * np.uint8(self.step)
+                pixels = 255 - pixels if self.white_is_0 else pixels
         if pixels.dtype != np.uint8 or not self.seen:
             return pixels
         if self.channels.picture:

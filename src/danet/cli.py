@@ -152,28 +152,48 @@ def evaluate(options: argparse.Namespace) -> int:
     from danet.evaluation.evaluate import evaluate
     from danet.evaluation.folder import write_report
     from danet.evaluation.submission import server_of, submission
+    from danet.inference.device import choose_device, choose_precision
     from danet.inference.segmenter import load
-    from danet.training.data import context_region, open_split
+    from danet.processes import joined
+    from danet.training.data import absolute_root, context_region, open_split
+    from danet.weights.bundle import digest
     from danet.weights.zoo import find_bundle
 
     output, sent = _report_places(options)
-    name, overrides = _model(options.model), _overrides(options)
-    folder = find_bundle(name)
-    run = folder.resolve().parent / "config.yaml"
-    config = read_config(run if run.is_file() else None, overrides)
-    if sent:
-        server_of(config.data.source)
-    segmenter = load(folder, options.device or config.device, options.precision or config.precision)
-    if not run.is_file() and "data.source" not in overrides and name is not None:
-        raise InputError(f"{name} is part of no run, so its data are unknown; give --data.source and --data.root.")
-    # Files are read in the model's channels, whatever the data set's labels.yaml says of them.
-    config = config.model_copy(update={"preprocess": segmenter.preprocess.of(None)})
-    dataset, region = Dataset(*open_split(config, options.split)), context_region(config)
-    kept = submission(sent, config.data.source, options.split) if sent else nullcontext()
-    with Screen() as screen, kept as keep:
-        report = evaluate(segmenter, dataset, protocol, region, screen.phase("score"), keep=keep)
+    overrides = _overrides(options)
+    with joined() as processes:
+        if sent and processes.count > 1:
+            raise InputError("--submission is written by one process alone; start danet evaluate without torchrun.")
+        name = _model(options.model) if processes.main else options.model
+        with processes.main_first():  # what it fetches, the others find in the cache
+            folder = find_bundle(name)
+        run = folder.resolve().parent / "config.yaml"
+        config = read_config(run if run.is_file() else None, overrides)
+        if sent:
+            server_of(config.data.source)
+        device = choose_device(options.device or config.device)
+        precision = processes.of_main(choose_precision(options.precision or config.precision, device))
+        segmenter = load(folder, str(device), precision)
+        if not run.is_file() and "data.source" not in overrides and name is not None:
+            raise InputError(f"{name} is part of no run, so its data are unknown; give --data.source and --data.root.")
+        # Files are read in the model's channels, whatever the data set's labels.yaml says of them.
+        config = config.model_copy(update={"preprocess": segmenter.preprocess.of(None)})
+        dataset, region = Dataset(*open_split(config, options.split)), context_region(config)
+        kept = submission(sent, config.data.source, options.split) if sent else nullcontext()
+        with Screen(quiet=not processes.main) as screen, kept as keep:
+            progress = screen.phase("score")
+            report = evaluate(segmenter, dataset, protocol, region, progress, processes, keep=keep)
+    if not processes.main:
+        return DONE
     where = f", {config.data.root}" if config.data.root is not None else ""
-    report = replace(report, data=f"{config.data.source} {options.split}{where}")
+    opened_by = {"root", "count", "size", "columns", "labels"}
+    given = absolute_root(config).data.model_dump(mode="json", include=opened_by, exclude_defaults=True)
+    report = replace(
+        report,
+        data=f"{config.data.source} {options.split}{where}",
+        sha256=digest(folder),
+        data_fields={"source": config.data.source, "split": options.split, **given},
+    )
     told = report_lines(report)
     if output:
         write_report(output, report)

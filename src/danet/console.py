@@ -113,9 +113,7 @@ class Screen(AbstractContextManager):
                     scores = report.scores
                     text = f"mIoU {_percent(scores.miou)} %  pixel accuracy {_percent(scores.pixel_accuracy)} %"
                     if report.region is not None:
-                        context, majority = (
-                            _percent(share, 1) for share in (report.region.pixel_accuracy, report.majority)
-                        )
+                        context, majority = _percent(report.region.pixel_accuracy, 1), _percent(report.majority, 1)
                         text += f"  context {context} % (majority {majority} %)"
                     self.say(f"{name}: step {event.step}/{steps}, after {duration(event.seconds)}: {text}")
                 case Saved(path=path) if path.name == "best":

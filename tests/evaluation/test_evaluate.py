@@ -44,6 +44,7 @@ class Knowing:
 
     def __init__(self, names, answers):
         self.labels, self.facts = LabelSpace("drawn", names), ModelFacts("knowing")
+        self.device, self.precision = torch.device("cpu"), "float32"
         self.answers = iter(answers)
 
     def predict(self, pixels, protocol):
@@ -95,6 +96,7 @@ def test_a_report_adds_up_the_predictions(segmenter, dataset):
     assert report.loss == pytest.approx(np.mean([image.loss for image in report.images]))
     assert told == [(done, 8) for done in range(1, 9)]
     assert (report.model, report.data) == ("tiny", dataset.labels.name)
+    assert (report.device, report.precision) == ("cpu", "float32")
     found = report.to_dict()
     assert (found["context"], found["majority"], found["image_count"]) == (report.region.pixel_accuracy, 1, 8)
     assert [image["loss"] for image in found["images"]] == sorted((i.loss for i in report.images), reverse=True)

@@ -1,6 +1,7 @@
 """`danet evaluate -o`: a report on disk, read back; what it does not replace; and the command that writes it."""
 
 import csv
+import hashlib
 import json
 import resource
 
@@ -9,6 +10,8 @@ import pytest
 from PIL import Image
 
 from danet.cli import main
+from danet.config import ModelConfig, Preprocess
+from danet.data.labels import LabelSpace
 from danet.errors import InputError
 from danet.evaluation.binary import BinaryScores
 from danet.evaluation.boundary import BoundaryScores
@@ -17,7 +20,9 @@ from danet.evaluation.evaluate import ImageScore, Report
 from danet.evaluation.folder import PARTS, REPORT, is_report, write_report
 from danet.evaluation.metrics import Scores
 from danet.inference.protocol import PROTOCOLS, read_protocol
+from danet.models.segmentation import build_model
 from danet.viz.confusion import draw_confusion, short
+from danet.weights.bundle import Bundle, save_bundle
 
 
 @pytest.fixture
@@ -46,6 +51,12 @@ def test_the_command_writes_what_it_tells(run, tmp_path):
     kept = json.loads((folder / REPORT).read_text())
     assert found == {**kept, "report": "report", "submission": None}
     assert (kept["model"], kept["data"]) == ("tiny", f"folder train, {tmp_path / 'own'}")
+    assert (kept["device"], kept["precision"]) == ("cpu", "float32")
+    assert kept["data_fields"] == {"source": "folder", "split": "train", "root": str(tmp_path / "own")}
+    configuration = (tmp_path / "tiny/config.json").read_bytes()
+    assert kept["sha256"] == hashlib.sha256(configuration).hexdigest()
+    weights = hashlib.sha256((tmp_path / "tiny/model.safetensors").read_bytes()).hexdigest()
+    assert json.loads(configuration)["sha256"] == weights
     assert read_protocol(folder / REPORT) == PROTOCOLS["mmseg-ms-flip"][0]
     heading, *rows = read(folder / "images.csv")
     assert heading == list(ImageScore._fields)
@@ -80,6 +91,24 @@ def test_a_report_is_run_again_and_replaced(run, tmp_path):
     assert run("-o", "report")[0] == 0
     assert (tmp_path / "report" / REPORT).read_text() != first
     assert not (tmp_path / "report/curve.csv").exists()
+
+
+def test_a_report_tells_what_its_data_were_opened_by(tmp_path, capsys, monkeypatch):
+    """Whole paths, and what is no default, given now or by the run."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "drawn").mkdir()
+    (tmp_path / "drawn/config.yaml").write_text(
+        "name: drawn\nprecision: float32\ndata: {source: scenes, size: [32, 48], crop: [32, 48]}\n"
+    )
+    space = LabelSpace.load("scenes")
+    config = ModelConfig(backbone="resnet18", out_indices=(1,), channels=8, num_classes=space.num_classes)
+    save_bundle(tmp_path / "drawn/best", Bundle(build_model(config), config, space, Preprocess()))
+    found = []
+    for told in (["--data.count", "10"], ["--data.root", "own", "--data.count", "10"]):
+        assert main(["evaluate", "drawn", "--device", "cpu", "--json", *told]) == 0
+        found.append(json.loads(capsys.readouterr().out)["data_fields"])
+    assert found[0] == {"source": "scenes", "split": "val", "count": 10, "size": [32, 48]}
+    assert found[1] == {**found[0], "root": str(tmp_path / "own")}
 
 
 def test_a_table_of_classes_and_the_other_scores_in_lines(run):

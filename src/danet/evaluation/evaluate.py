@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,7 +48,9 @@ class Report:
     """Scores of a model on a data set by a protocol, from which they can be made again; `images` in the set's order.
 
     `region` holds the scores of the pixels of a region asked for apart. `boundary` and `calibration` are there if
-    details were asked for, and then `binary`, if there are two classes.
+    details were asked for, and then `binary`, if there are two classes. device, precision: what it was computed on and
+    in; sha256: what tells the model from every other (`weights.bundle.digest`); data_fields: the split, and the fields
+    of the configuration by which it was opened. What is not known is empty.
     """
 
     protocol: Protocol
@@ -60,6 +62,10 @@ class Report:
     binary: BinaryScores | None = None
     model: str = ""
     data: str = ""
+    device: str = ""
+    precision: str = ""
+    sha256: str = ""
+    data_fields: dict[str, Any] = field(default_factory=dict)
 
     @property
     def majority(self) -> float | None:
@@ -90,10 +96,12 @@ class Report:
         `context` is the region's accuracy, `majority` what guessing would get there.
         """
         parts = {"boundary": self.boundary, "calibration": self.calibration, "binary": self.binary}
+        made = {key: getattr(self, key) for key in ("sha256", "device", "precision", "data_fields")}
         return {
             "protocol": self.protocol.to_dict(),
             "model": self.model,
             "data": self.data,
+            **{key: value for key, value in made.items() if value},
             "image_count": len(self.images),
             **self.scores.to_dict(),
             "context": self.region.pixel_accuracy if self.region is not None else None,
@@ -173,6 +181,8 @@ def evaluate(
         BinaryScores(counted[1], counts.positives) if details and len(kept) == 2 else None,
         segmenter.facts.name,
         dataset.labels.name,
+        str(segmenter.device),
+        segmenter.precision,
     )
 
 

@@ -109,9 +109,7 @@ def train(
                     region = context_region(config)
                     told = progress("validate")
                     report = evaluate(segmenter, data.val, PROTOCOL, region, told, processes, details=False)
-                    miou = (
-                        report.scores.miou or 0.0
-                    )  # it is there: a validation set without a labelled pixel is refused
+                    miou = report.scores.miou or 0.0  # never None: validation data without labels are refused
                     improved = processes.any(processes.main and miou > best)
                     if improved:
                         best = miou

@@ -5,15 +5,16 @@ import json
 import os
 import re
 import resource
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import threading
-import time
 import zlib
 from collections import Counter
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -25,6 +26,7 @@ from PIL import Image
 
 from danet.cli import main
 from danet.data.images import IMAGE_SUFFIXES
+from danet.data.labels import LabelSpace
 from danet.data.parallel import parallel_map
 from danet.data.survey import init
 from danet.errors import InputError
@@ -365,9 +367,26 @@ def test_resume_does_again_only_what_is_not_as_it_was(run, photos, tiny, tiny_fo
     text = Path("out/index.csv").read_bytes()
     Path("out/index.csv").write_bytes(text[: text.rindex(b"photos/05") + 40])  # as a killed process may leave it
     assert changed("--resume", "--protocol", "whole-original") == {"05.png", "05-overlay.png", "05.json"}
-    Path("out/index.csv").write_bytes(b"\0\xff\n" + text)
-    assert changed("--resume", "--protocol", "whole-original") == first.keys()
     assert changed() == first.keys()
+
+
+STOPPED = """
+import signal, sys
+from danet.cli import main
+from danet.inference import many
+
+predict, calls = many._predict, []
+
+def waiting(*arguments):
+    calls.append(arguments)
+    if len(calls) == 10:  # when the eighth is in the index, and the ninth is being written
+        print("waiting", flush=True)
+        signal.pause()
+    return predict(*arguments)
+
+many._predict = waiting
+sys.exit(main(sys.argv[1:]))
+"""
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
@@ -390,20 +409,22 @@ def test_a_killed_run_leaves_whole_files_and_is_gone_on_with(run, tiny_folder, t
         "labels,json",
     )
     process = subprocess.Popen(
-        [sys.executable, "-m", "danet", *told], stderr=subprocess.PIPE, text=True, env=os.environ | ONE_THREAD
-    )
-    written = Path("out/index.csv")
-    while process.poll() is None and not (written.exists() and len(written.read_bytes().splitlines()) > 8):
-        time.sleep(0.005)
+        [sys.executable, "-c", STOPPED, *told], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=os.environ | ONE_THREAD,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == "waiting\n"
     process.send_signal(number)
     _, err = process.communicate(timeout=100)
     assert process.returncode == (-number if number == signal.SIGKILL else 130), err
     if number == signal.SIGINT:
         assert "Interrupted; out keeps what is done. Go on with the same command and --resume." in err
     rows, before = index(), stamps()
-    assert 8 <= len(rows) < count
+    assert len(rows) == 8
     assert all(row["made"] and Path("out", row["labels"]).is_file() for row in rows)
-    (tmp_path / "out" / f".{count - 1}.json.123456.part").touch()
+    for left in (f".{count - 1}.json", ".index.csv", ".coco.json", ".cvat.zip", "labelme/.00.json"):
+        (tmp_path / "out" / left).parent.mkdir(exist_ok=True)
+        (tmp_path / "out" / f"{left}.123456.part").touch()
     assert run("photos", "-o", "out", "--resume", "--write", "labels,json")[0] == 0
     done = {name for row in rows for name in (row["labels"], row["labels"].replace(".png", ".json"))}
     assert {name: stamps()[name] for name in done} == {name: before[name] for name in done}
@@ -436,7 +457,7 @@ def test_rows_come_back_as_they_were(tmp_path):
             add(row)
     assert list(written.read().values()) == rows
     whole = written.path.read_bytes()
-    for end in range(len(whole)):  # wherever a file is cut short, whole rows alone are read
+    for end in range(whole.index(b"made\n") + 5, len(whole)):  # wherever a file is cut short, whole rows alone are read
         written.path.write_bytes(whole[:end])
         assert set(written.read().values()) <= set(rows)
     assert Index(tmp_path, names[:2]).read() == {}
@@ -557,6 +578,9 @@ def test_the_guides_commands_and_tables(run, photos, tiny_folder, tmp_path, caps
     assert len(commands) == 4
     for line in commands:
         assert main([*line.split(), "--precision", "float32"]) == 0, capsys.readouterr().err
+    (line,) = re.findall(r"^python (-c .*)$", guide, re.MULTILINE)
+    told = subprocess.run([sys.executable, *shlex.split(line)], capture_output=True, text=True, check=True).stdout
+    assert told.splitlines() == [row["image"] for row in index("next")] != []
     (code,) = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
     exec(code, {})
     capsys.readouterr()
@@ -596,11 +620,30 @@ def test_what_does_not_fit_into_memory_is_left_out(tiny, tmp_path, monkeypatch):
     found = predict_many(segmenter, planned, tmp_path / "out", Protocol())
     assert [bool(row.error) for row in found.rows] == [False, True]
     assert (
-        "b.png needs more memory than there is, for 64×64 pixels at once; predict it in windows" in found.rows[1].error
+        "b.png needs more memory than there is; predict it in windows, as with --protocol.crop '[512, 512]'."
+        in found.rows[1].error
     )
     monkeypatch.setattr(segmenter, "logits", lambda images: images.view(3))
     with pytest.raises(RuntimeError, match="shape"):  # a fault of ours is none of the image's
         predict_many(segmenter, planned, tmp_path / "out", Protocol())
+
+
+def test_a_raster_or_a_video_that_does_not_fit_is_left_out(tiny, photos, tmp_path, monkeypatch):
+    segmenter = Segmenter(tiny.model, tiny.labels, tiny.preprocess, "cpu", "float32")
+    save_map(tmp_path / "map.tif"), save_film(tmp_path / "film.mkv", 3)
+    logits = segmenter.logits
+
+    def too_much(images):
+        if images.shape[-2:] != (40, 48):
+            torch.empty(2**60, dtype=torch.float32)
+        return logits(images)
+
+    monkeypatch.setattr(segmenter, "logits", too_much)
+    planned = plan([tmp_path / "map.tif", tmp_path / "film.mkv", photos[0]], tmp_path / "out", ())
+    found = predict_many(segmenter, planned, tmp_path / "out", Protocol())
+    assert [Path(path).name for path in found.failed] == ["map.tif", "film.mkv"]
+    for error, mend in zip(found.failed.values(), ("take smaller", "predict it in"), strict=True):
+        assert f"needs more memory than there is; {mend} windows, as with --protocol.crop '[" in error
 
 
 def test_reading_and_writing_run_beside_computing_and_not_far_from_it(tiny, photos, tmp_path, monkeypatch):
@@ -672,3 +715,104 @@ def test_an_image_is_taken_once_however_it_is_spelt(run, tmp_path):
     code, _, err = run("list.txt", "photos", tmp_path / "photos" / "b.png", "link.png", "-o", "out")
     assert code == 0, err
     assert [row["labels"] for row in index()] == ["photos/a.png", "photos/b.png", "link.png"]
+
+
+def test_resume_takes_no_other_images_or_models_results_for_new(run, photos, tiny, tiny_folder):
+    assert run("photos", "-o", "out")[0] == 0
+    Path("out/mine-overlay.png").touch()
+    save(Path("photos/03.png"), 33)
+    assert run("photos", "-o", "out", "--resume", "--write", "labels")[0] == 0
+    assert not Path("out/03-overlay.png").exists()
+    assert Path("out/02-overlay.png").exists()
+    with torch.no_grad():
+        tiny.model.head.classifier.bias.add_(torch.tensor([5.0, 0, 0]))
+    save_bundle(tiny_folder, tiny)
+    assert run("photos", "-o", "out", "--resume", "--write", "labels")[0] == 0
+    assert run("photos", "-o", "out", "--resume")[0] == 0
+    assert run("photos", "-o", "new")[0] == 0
+    for path in Path("new").glob("*.[jp]*"):
+        assert path.read_bytes() == Path("out", path.name).read_bytes(), path
+    assert Path("out/mine-overlay.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("output", "theirs", "arguments"),
+    [
+        ("out", "index.csv", ["photos"]),
+        ("out", "03.json", ["photos"]),
+        ("out", "coco.json", ["photos", "--write", "coco"]),
+        ("out", "labelme/x.json", ["photos", "--write", "labelme"]),
+        ("out", "film-labels.mkv", ["photos", "film.mkv"]),
+        ("beside", "a.png", ["beside/a.jpg"]),
+        ("beside", "a-overlay.png", ["beside/a.jpg", "--resume"]),
+    ],
+)
+def test_what_is_somebody_elses_is_not_replaced(run, photos, tmp_path, output, theirs, arguments):
+    save(tmp_path / "beside" / "a.jpg"), save(tmp_path / "beside" / "b.jpg")
+    save_film("film.mkv", 3)
+    if output == "beside":  # a folder with an index of ours all the same
+        assert run("beside/b.jpg", "-o", output)[0] == 0
+    path = tmp_path / output / theirs
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save(path) if path.suffix == ".png" else path.write_text("tile,x\n")
+    content, before = path.read_bytes(), visible(output)
+    code, out, err = run(*arguments, "-o", output)
+    assert (code, out) == (2, "")
+    assert re.search(rf"{output}/{theirs} is no (result|index) of danet predict; move it away", err)
+    assert path.read_bytes() == content
+    assert set(visible(output)) - {"index.csv"} == set(before) - {"index.csv"}
+    path.unlink()
+    for told in (arguments, ["photos/05.png"], arguments):  # what is ours may be, whatever the index tells of
+        code, _, err = run(*told, "-o", output)
+        assert code == 0, err
+
+
+def test_somebody_elses_label_raster_is_not_replaced(run, photos, tmp_path):
+    save_map("map.tif")
+    (tmp_path / "out").mkdir()
+    save_map("out/map.tif")
+    content = Path("out/map.tif").read_bytes()
+    code, _, err = run("map.tif", "photos", "-o", "out")
+    assert (code, "out/map.tif is no result of danet predict" in err) == (3, True)
+    assert Path("out/map.tif").read_bytes() == content
+    Path("out/map.tif").unlink()
+    for again in ([], ["--resume"]):
+        assert run("map.tif", "-o", "out", *again)[0] == 0
+
+
+@pytest.mark.parametrize(("tool", "name"), [("coco", "coco.png"), ("labelme", "labelme/00.jpg")])
+def test_a_result_in_the_way_of_a_tools_file_is_refused(run, photos, tmp_path, tool, name):
+    save(tmp_path / "photos" / name)
+    code, _, err = run("photos", "-o", "out", "--write", f"json,{tool}")
+    assert (code, f"is in the way of out/{many.TOOLS[tool]}; rename" in err) == (2, True)
+    assert not Path("out").exists()
+    assert run("photos", "-o", "out", "--write", "json")[0] == 0
+
+
+def test_resume_with_fewer_inputs_keeps_the_rest_of_the_index(run, photos):
+    Path("gone.png").symlink_to("nowhere")
+    assert run("photos", "gone.png", "-o", "out")[0] == 3
+    rows = {row["image"]: row for row in index()}
+    Path("out/04.png").unlink()
+    code, out, _ = run("photos/05.png", "photos/03.png", "-o", "out", "--resume")
+    assert (code, out) == (0, "2 of 2 images → out, listed in index.csv\n")
+    assert index() == [rows[f"photos/{name}.png"] for name in ("05", "03", "00", "01", "02")]
+    save(Path("more/02.png"), 44)
+    assert run("more/02.png", "-o", "out", "--resume")[0] == 0  # whose label map is in the place of another's
+    assert [row["image"] for row in index()] == [
+        "more/02.png",
+        *(f"photos/{name}.png" for name in ("05", "03", "00", "01")),
+    ]
+    assert run("photos/01.png", "-o", "out")[0] == 0
+    assert [row["image"] for row in index()] == ["photos/01.png"]
+
+
+def test_what_no_image_can_have_is_told_once_before_anything_is_made(run, photos, tiny, tiny_folder):
+    code, out, err = run("photos", "-o", "out", "--protocol.classes", "[rode]")
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert "Did you mean road?" in err
+    save_bundle(tiny_folder, replace(tiny, labels=LabelSpace("street", ("road", "a:b", "tree"))))
+    code, out, err = run("photos", "-o", "out", "--write", "cvat")
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert "cannot hold the class name 'a:b'" in err
+    assert not Path("out").exists()

@@ -10,10 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
+from danet.errors import InputError
 from danet.files import explained, written_aside
 
 INDEX = "index.csv"
 MEND = "make room, or choose another folder with -o; what is done is kept, and --resume goes on with it"
+_BEFORE, _AFTER = ("image", "labels", "width", "height", "seconds", "confidence", "entropy"), ("error", "made")
 _MADE = re.compile(r"[0-9a-f]{16}")
 
 
@@ -43,16 +45,24 @@ class Index:
     def __init__(self, folder: Path, names: Sequence[str]) -> None:
         self.path = folder / INDEX
         self.names = names
-        before = ("image", "labels", "width", "height", "seconds", "confidence", "entropy")
-        self.columns = (*before, *(f"share_{name}" for name in names), "error", "made")
+        self.columns = (*_BEFORE, *(f"share_{name}" for name in names), *_AFTER)
 
     def read(self) -> dict[str, Row]:
-        """The rows by image; none of a file of other columns, nor the last where a killed process cut it short."""
+        """The rows by image; none of other classes, nor the last where a killed process cut it short.
+
+        Raises InputError for a file of that name that is no such index.
+        """
         try:
             with self.path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
                 head, *lines = list(csv.reader(file)) or [[]]
-        except (OSError, csv.Error):
+        except OSError:
             return {}
+        except csv.Error:
+            head, lines = [""], []
+        if head and (tuple(head[: len(_BEFORE)]), tuple(head[-len(_AFTER) :])) != (_BEFORE, _AFTER):
+            raise InputError(
+                f"{self.path} is no index of danet predict; move it away, or choose another folder with -o."
+            )
         whole = [line for line in lines if len(line) == len(self.columns) and _MADE.fullmatch(line[-1])]
         try:
             return {line[0]: self._row(line) for line in whole} if tuple(head) == self.columns else {}

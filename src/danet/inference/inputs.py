@@ -34,9 +34,10 @@ class Planned(NamedTuple):
 def plan(inputs: Sequence[Path], output: Path, suffixes: tuple[str, ...]) -> list[Planned]:
     """Each image once, however its path is spelt, in the order of `inputs`: files, folders, and lists.
 
-    A list is a text file with a path in each line. A folder stands for its files of `suffixes`, by name, and keeps its structure, among several folders within its own
-    name. A list's paths are relative to its folder, whose structure is kept; what lies elsewhere keeps the structure
-    below the folder that all of that have in common. What a list names may be missing; that is told when it is read.
+    A folder stands for its files of `suffixes`, by name, and keeps its structure, among several folders within its own
+    name. A list is a text file with a path in each line, relative to its folder, whose structure is kept; what lies
+    elsewhere keeps the structure below the folder that all of that have in common. What a list names may be missing;
+    that is told when it is read.
     Raises InputError for an input that does not exist or holds no image, a list that cannot be read, and where a result
     would replace an image or another result.
     """

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from danet.data.labels import LabelSpace
@@ -21,6 +22,8 @@ from danet.viz.overlay import overlay
 
 FILES = ("labels", "overlay", "json")
 """The kinds of files that a prediction is saved as."""
+_SOFTWARE = "danet predict"
+"""Stands in every picture that is saved, so that nobody else's is taken for one of ours."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +90,11 @@ class Prediction:
             "entropy": round(float(self.entropy.mean()), 4),
             "shares": {name: round(share, 6) for name, share in self.shares.items()},
         }
+        made = PngInfo()
+        made.add_text("Software", _SOFTWARE)
         write: dict[str, Callable[[Path], object]] = {
-            "labels": lambda aside: mask.save(aside, format="PNG"),
-            "overlay": lambda aside: self.overlay().save(aside, format="PNG"),
+            "labels": lambda aside: mask.save(aside, format="PNG", pnginfo=made),
+            "overlay": lambda aside: self.overlay().save(aside, format="PNG", pnginfo=made),
             "json": lambda aside: aside.write_text(
                 json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
             ),
@@ -109,3 +114,13 @@ def output_paths(folder: Path, stem: str) -> dict[str, Path]:
         "overlay": folder / f"{stem}-overlay.png",
         "json": folder / f"{stem}.json",
     }
+
+
+def is_ours(path: Path) -> bool:
+    """Whether `path` is a file that `Prediction.save` wrote, or one of a raster or video, by the facts beside it."""
+    if path.suffix == ".png":
+        with path.open("rb") as file:
+            return f"Software\0{_SOFTWARE}".encode() in file.read(100)  # the first thing after the size
+    end = {".mkv": "-labels", ".mp4": "-overlay"}.get(path.suffix, "")
+    facts = path.with_name(f"{path.stem.removesuffix(end)}.json")
+    return facts.is_file() and b'"shares": {' in facts.read_bytes()

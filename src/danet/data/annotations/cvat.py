@@ -39,11 +39,9 @@ def write_cvat(path: Path, images: Iterable[Labelled], names: tuple[str, ...]) -
 
     CVAT wants a background, which is black and is not imported; a class of that name is it, else it has no pixels.
     The others' colours are PASCAL VOC's, in the order of the classes: SegmentationObject has no others either.
-    Raises InputError for a class name that labelmap.txt cannot hold.
+    Raises InputError as `refuse_names` does.
     """
-    wrong = next((name for name in names if ":" in name or name.startswith("#")), None)
-    if wrong is not None:
-        raise InputError(f"CVAT's labelmap.txt cannot hold the class name {wrong!r}: no ':' in it, no '#' before it.")
+    refuse_names(names)
     listed: list[str] = []
     black = [plain(name) == BACKGROUND for name in names]
     drawn = zip(black, default_colours(len(names)), strict=True)
@@ -59,6 +57,13 @@ def write_cvat(path: Path, images: Iterable[Labelled], names: tuple[str, ...]) -
         archive.writestr("ImageSets/Segmentation/default.txt", "".join(f"{name}\n" for name in listed))
         head = ["# label:color_rgb:parts:actions"] + [f"{BACKGROUND}:0,0,0::"] * (not any(black))
         archive.writestr("labelmap.txt", "\n".join([*head, *lines, ""]))
+
+
+def refuse_names(names: tuple[str, ...]) -> None:
+    """Raises InputError for a class name that labelmap.txt cannot hold."""
+    wrong = next((name for name in names if ":" in name or name.startswith("#")), None)
+    if wrong is not None:
+        raise InputError(f"CVAT's labelmap.txt cannot hold the class name {wrong!r}: no ':' in it, no '#' before it.")
 
 
 def read_cvat(root: Path, files: dict[Path, Any]) -> Annotations | None:

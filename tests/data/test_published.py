@@ -1,5 +1,6 @@
 """Each published data set on a small tree in exactly its owners' layout and formats."""
 
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -87,6 +88,8 @@ def ade20k_tree(root: Path) -> None:
         for number in (2, 1):
             save_image(root / "images" / part / f"{stem}{number}.jpg")
             save_mask(root / "annotations" / part / f"{stem}{number}.png", stripes(0, 1, 150))
+    for number in (2, 1):
+        save_image(root / "release_test" / "testing" / f"ADE_test_0000000{number}.jpg")
 
 
 def voc_tree(root: Path) -> None:
@@ -97,6 +100,9 @@ def voc_tree(root: Path) -> None:
         for stem in stems:
             save_image(home / "JPEGImages" / f"{stem}.jpg")
             save_palette(home / "SegmentationClass" / f"{stem}.png", stripes(0, 20, 255))
+    save_list(home / "ImageSets" / "Segmentation" / "test.txt", "2008_000006", "2008_000011")
+    for stem in ("2008_000011", "2008_000006"):
+        save_image(home / "JPEGImages" / f"{stem}.jpg")
 
 
 def voc_sbd_tree(root: Path) -> None:
@@ -189,6 +195,7 @@ TREES: list[tuple[str, Callable[[Path], None], dict[str, list[str]], str, list[i
         {
             "train": ["ADE_train_00000001.jpg", "ADE_train_00000002.jpg"],
             "val": ["ADE_val_00000001.jpg", "ADE_val_00000002.jpg"],
+            "test": ["ADE_test_00000001.jpg", "ADE_test_00000002.jpg"],
         },
         "annotations/training/ADE_train_00000002.png",
         [IGNORE_INDEX, 0, 149],
@@ -197,7 +204,11 @@ TREES: list[tuple[str, Callable[[Path], None], dict[str, list[str]], str, list[i
     (
         "voc",
         voc_tree,
-        {"train": ["2007_000032.jpg", "2007_000039.jpg"], "val": ["2007_000033.jpg"]},
+        {
+            "train": ["2007_000032.jpg", "2007_000039.jpg"],
+            "val": ["2007_000033.jpg"],
+            "test": ["2008_000006.jpg", "2008_000011.jpg"],
+        },
         "VOCdevkit/VOC2012/SegmentationClass/2007_000039.png",
         [0, 20, IGNORE_INDEX],
         ["background", "tvmonitor"],
@@ -208,6 +219,7 @@ TREES: list[tuple[str, Callable[[Path], None], dict[str, list[str]], str, list[i
         {
             "train": ["2007_000032.jpg", "2007_000039.jpg", "2008_000002.jpg", "2011_003276.jpg"],
             "val": ["2007_000033.jpg"],
+            "test": ["2008_000006.jpg", "2008_000011.jpg"],
         },
         "benchmark_RELEASE/dataset/cls/2011_003276.mat",
         [0, 20, IGNORE_INDEX],
@@ -323,6 +335,52 @@ def test_cityscapes_by_train_ids(tmp_path):
     assert labels_of((items, labels)) == [0, 18, IGNORE_INDEX]
     cityscapes_tree(tmp_path)  # where both are there, the 34 ids that Cityscapes ships are read
     assert open_source("cityscapes", "train", root=tmp_path)[1].name == "cityscapes"
+
+
+@pytest.mark.parametrize(
+    ("name", "tree", "images"),
+    [
+        ("ade20k", ade20k_tree, "release_test/testing"),
+        ("voc", voc_tree, "VOCdevkit/VOC2012/JPEGImages"),
+        ("voc-sbd", voc_sbd_tree, "VOCdevkit/VOC2012/JPEGImages"),
+    ],
+)
+def test_of_a_test_split_without_masks_no_pixel_counts(tmp_path, name, tree, images):
+    tree(tmp_path)
+    picture = Path(open_source(name, "test", root=tmp_path)[0][0].name)
+    assert picture.parent == tmp_path / images
+    save_image(picture, 36, 52)
+    for index, size in enumerate(((52, 36), (SIDE, 48))):
+        sample = Dataset(*open_source(name, "test", root=tmp_path))[index]
+        assert sample.image.shape == (3, *size)
+        assert sample.mask.shape == size
+        assert (sample.mask == IGNORE_INDEX).all()
+    shutil.rmtree(picture.parent)
+    if name == "ade20k":
+        told, get = "testing does not exist", "release_test.zip and unpack it into data.root"
+    else:
+        save_image(picture.with_name("2008_000011.jpg"))
+        told, get = (
+            "2008_000006.jpg does not exist",
+            "Get VOC2012test.tar from .*register, and unpack it into data.root",
+        )
+    with pytest.raises(InputError, match=rf"{told}\. .*{get}"):
+        open_source(name, "test", root=tmp_path)
+    if name == "ade20k":
+        picture.parent.mkdir()
+        with pytest.raises(InputError, match=f"No image of the test split is there.*{get}"):
+            open_source(name, "test", root=tmp_path)
+
+
+@pytest.mark.parametrize("place", ["ADEChallengeData2016/images/testing", "release_test/testing"])
+def test_ade20k_s_test_images_as_its_archives_have_them(tmp_path, monkeypatch, place):
+    """As its README says, and where both archives are unpacked side by side."""
+    ade20k_tree(tmp_path / "ADEChallengeData2016")
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    (tmp_path / "ADEChallengeData2016/release_test/testing").rename(tmp_path / place)
+    monkeypatch.chdir(tmp_path / "ADEChallengeData2016")
+    for root in (tmp_path / "ADEChallengeData2016", "."):
+        assert files(open_source("ade20k", "test", root=root)) == ["ADE_test_00000001.jpg", "ADE_test_00000002.jpg"]
 
 
 def test_voc_s_own_masks_come_before_sbd_s(tmp_path):

@@ -46,6 +46,24 @@ def write_ade20k(root: Path, values: np.ndarray) -> dict[str, Path]:
     return images
 
 
+def write_ade20k_test(root: Path, _: np.ndarray) -> dict[str, Path]:
+    stems = [f"ADE_test_0000000{number}" for number in range(len(SIZES))]
+    return {
+        stem: save_image(root / "release_test/testing" / f"{stem}.jpg", *SIZES[number], number)
+        for number, stem in enumerate(stems)
+    }
+
+
+def write_voc_test(root: Path, _: np.ndarray) -> dict[str, Path]:
+    home, stems = root / "VOCdevkit/VOC2012", [f"2008_00000{number}" for number in range(len(SIZES))]
+    (home / "ImageSets/Segmentation").mkdir(parents=True)
+    (home / "ImageSets/Segmentation/test.txt").write_text("".join(f"{stem}\n" for stem in stems))
+    return {
+        stem: save_image(home / "JPEGImages" / f"{stem}.jpg", *SIZES[number], number)
+        for number, stem in enumerate(stems)
+    }
+
+
 def write_voc(root: Path, values: np.ndarray) -> dict[str, Path]:
     home, images = root / "VOCdevkit/VOC2012", {}
     for number, (width, height) in enumerate(SIZES):
@@ -66,8 +84,8 @@ def drawn(values: np.ndarray, width: int, height: int) -> np.ndarray:
 @pytest.fixture
 def sent(request, tmp_path, capsys):
     """Images by stem, what `danet evaluate --submission` said of them, the model, and the submission's folder."""
-    name, write = request.param
-    space = LabelSpace.load(name)
+    name, write, split = request.param
+    space = LabelSpace.load(name.removesuffix("-sbd"))
     images = write(tmp_path / "data", np.array([*space.ids, space.ignore[0]], np.uint8))
     torch.manual_seed(0)
     config = ModelConfig(backbone="resnet18", out_indices=(1,), channels=8, num_classes=space.num_classes)
@@ -75,14 +93,24 @@ def sent(request, tmp_path, capsys):
     torch.nn.init.normal_(model.head.classifier.weight)  # so that it says many classes
     save_bundle(tmp_path / "model", Bundle(model, config, space, Preprocess(), {}, {}))
     told = ["evaluate", tmp_path / "model", "--data.source", name, "--data.root", tmp_path / "data"]
-    options = ["--submission", tmp_path / "sent", "--device", "cpu", "--precision", "float32", "--json"]
+    options = [
+        "--submission",
+        tmp_path / "sent",
+        "--split",
+        split,
+        "--device",
+        "cpu",
+        "--precision",
+        "float32",
+        "--json",
+    ]
     assert main(list(map(str, [*told, *options]))) == 0
     found = json.loads(capsys.readouterr().out)
     assert not list(tmp_path.glob(".*"))
     return images, found, load(tmp_path / "model", "cpu", "float32"), tmp_path / "sent"
 
 
-@pytest.mark.parametrize("sent", [("cityscapes", write_cityscapes)], indirect=True)
+@pytest.mark.parametrize("sent", [("cityscapes", write_cityscapes, "val")], indirect=True)
 def test_cityscapes_own_evaluation_finds_the_same_scores(sent, tmp_path):
     images, found, _, folder = sent
     assert sorted(path.name for path in folder.rglob("*")) == [f"{stem}_pred_labelIds.png" for stem in images]
@@ -102,9 +130,12 @@ evaluation.main()
     assert sum(iou > 0 for iou in ours.values()) > 1  # it is no comparison of zeros
 
 
-@pytest.mark.parametrize("sent", [("ade20k", write_ade20k)], indirect=True)
+@pytest.mark.parametrize(
+    "sent", [("ade20k", write_ade20k, "val"), ("ade20k", write_ade20k_test, "test")], indirect=True
+)
 def test_ade20k_has_an_index_from_1_on_under_the_images_name(sent):
-    images, _, segmenter, folder = sent
+    images, found, segmenter, folder = sent
+    assert (found["miou"] is None) == (found["data_fields"]["split"] == "test")
     assert sorted(path.relative_to(folder).name for path in folder.rglob("*")) == [f"{stem}.png" for stem in images]
     for stem, image in images.items():
         with Image.open(folder / f"{stem}.png") as file:
@@ -112,17 +143,19 @@ def test_ade20k_has_an_index_from_1_on_under_the_images_name(sent):
             assert np.array_equal(np.array(file), segmenter(image).labels + 1)
 
 
-@pytest.mark.parametrize("sent", [("voc", write_voc)], indirect=True)
+@pytest.mark.parametrize("sent", [("voc", write_voc, "val"), ("voc-sbd", write_voc_test, "test")], indirect=True)
 def test_voc_has_indices_under_its_palette_in_its_folders(sent, tmp_path):
-    images, _, segmenter, folder = sent
-    assert (folder / "val.txt").read_text().split() == list(images)
+    images, found, segmenter, folder = sent
+    split = found["data_fields"]["split"]
+    assert (found["miou"] is None) == (split == "test")
+    assert (folder / f"{split}.txt").read_text().split() == list(images)
     with tarfile.open(tmp_path / "results.tgz", "w:gz") as archive:
         archive.add(folder / "results", "results")
     with tarfile.open(tmp_path / "results.tgz") as archive:
         files = sorted(one.name for one in archive.getmembers() if one.isfile())
-    assert files == [f"results/VOC2012/Segmentation/comp6_val_cls/{stem}.png" for stem in images]
+    assert files == [f"results/VOC2012/Segmentation/comp6_{split}_cls/{stem}.png" for stem in images]
     for stem, image in images.items():
-        with Image.open(folder / f"results/VOC2012/Segmentation/comp6_val_cls/{stem}.png") as file:
+        with Image.open(folder / f"results/VOC2012/Segmentation/comp6_{split}_cls/{stem}.png") as file:
             assert file.mode == "P"
             assert file.getpalette()[:6] == [0, 0, 0, 128, 0, 0]
             assert np.array_equal(np.array(file), segmenter(image).labels)

@@ -8,15 +8,16 @@ InputError for what is missing, with where to get it and where to unpack it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8, UInt16
+from jaxtyping import Float32, UInt8, UInt16
 
 from danet.config import Preprocess
-from danet.data.images import read_colours, read_mask, readable
+from danet.data.dataset import Item
+from danet.data.images import image_suffixes, read_colours, read_image, read_mask, readable
 from danet.data.labels import LabelSpace
 from danet.data.listing import (
     UNSET,
@@ -51,9 +52,17 @@ _ADE20K = (
     "Get http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip and unpack it; data.root is "
     "ADEChallengeData2016/, with images/ and annotations/."
 )
+_ADE20K_TEST = (
+    "Get http://data.csail.mit.edu/places/ADEchallenge/release_test.zip and unpack it into data.root, which then holds "
+    "release_test/testing/."
+)
 _VOC = (
     "Get http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar and unpack it into data.root, "
     "which then holds VOCdevkit/VOC2012/."
+)
+_VOC_TEST = (
+    "Get VOC2012test.tar from http://host.robots.ox.ac.uk:8080/, where you have to register, and unpack it into "
+    "data.root, over VOCdevkit/VOC2012/."
 )
 _SBD = (
     "Get http://www.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/benchmark.tgz and unpack "
@@ -113,23 +122,38 @@ def cityscapes(root: Path, split: str, preprocess: Preprocess = UNSET, strays: S
 
 
 def ade20k(root: Path, split: str, preprocess: Preprocess = UNSET, strays: Strays = None) -> Source:
-    """ADE20K's scene parsing benchmark: {images,annotations}/{training,validation}/X."""
-    known_split(split, ("train", "val"))
+    """ADE20K's scene parsing benchmark: {images,annotations}/{training,validation}/X.
+
+    Images of the test split have no masks: release_test/testing/X.jpg, in or beside `root`, or images/testing/X.jpg.
+    """
+    known_split(split, ("train", "val", "test"))
+    if split == "test":
+        places = [existing(root, _ADE20K) / "images" / "testing"]
+        places += [place / "release_test" / "testing" for place in (root.absolute().parent, root)]
+        pictures = list_files(first_existing(places, _ADE20K_TEST), image_suffixes(preprocess))
+        return _unlabelled(pictures, LabelSpace.load("ade20k"), _ADE20K_TEST, preprocess)
     part = {"train": "training", "val": "validation"}[split]
     images, masks = (existing(existing(root, _ADE20K) / kind / part, _ADE20K) for kind in ("images", "annotations"))
     return stem_pairs(images, masks, preprocess, strays), LabelSpace.load("ade20k")
 
 
 def voc(root: Path, split: str, preprocess: Preprocess = UNSET, strays: Strays = None) -> Source:
-    """PASCAL VOC 2012: the 1,464 and 1,449 images of ImageSets/Segmentation/{train,val}.txt."""
-    known_split(split, ("train", "val"))
+    """PASCAL VOC 2012: the 1,464 and 1,449 images of ImageSets/Segmentation/{train,val}.txt.
+
+    The 1,456 of test.txt have no masks.
+    """
+    known_split(split, ("train", "val", "test"))
     home = _devkit(root, "VOC2012", _VOC)
+    if split == "test":
+        pictures = [home / "JPEGImages" / f"{stem}.jpg" for stem in _stems(_voc_list(home, split), _VOC_TEST)]
+        return _unlabelled(pictures, LabelSpace.load("voc"), _VOC_TEST, preprocess)
     pairs = [(home / "JPEGImages" / f"{stem}.jpg", _voc_mask(home, stem)) for stem in _voc_stems(home, split)]
     return named_pairs(pairs, _VOC, preprocess, strays=strays), LabelSpace.load("voc")
 
 
 def voc_sbd(root: Path, split: str, preprocess: Preprocess = UNSET, strays: Strays = None) -> Source:
-    """PASCAL VOC 2012 with its training list augmented by SBD's masks (dataset/cls/X.mat): 10,582 images; val is VOC's.
+    """PASCAL VOC 2012 with its training list augmented by SBD's masks (dataset/cls/X.mat): 10,582 images; val and test
+    are VOC's.
 
     The list is all that either has, without VOC's val; where both have a mask, VOC's is taken.
     """
@@ -283,7 +307,11 @@ def _devkit(root: Path, year: str, get: str) -> Path:
 
 
 def _voc_stems(home: Path, split: str) -> list[str]:
-    return _stems(home / "ImageSets" / "Segmentation" / f"{split}.txt", _VOC)
+    return _stems(_voc_list(home, split), _VOC)
+
+
+def _voc_list(home: Path, split: str) -> Path:
+    return home / "ImageSets" / "Segmentation" / f"{split}.txt"
 
 
 def _voc_mask(home: Path, stem: str) -> Path:
@@ -293,3 +321,18 @@ def _voc_mask(home: Path, stem: str) -> Path:
 def _stems(path: Path, get: str) -> list[str]:
     """The lines of an image list."""
     return existing(path, get).read_text(encoding="utf-8").split()
+
+
+def _unlabelled(pictures: Sequence[Path], labels: LabelSpace, get: str, preprocess: Preprocess) -> Source:
+    """Images of a test split whose masks their owners keep: no pixel of them counts."""
+    if not pictures:
+        raise InputError(f"No image of the test split is there. {get}")
+    read = partial(_read_unlabelled, preprocess=preprocess, ignored=labels.ignore[0])
+    return [Item(str(existing(path, get)), partial(read, path)) for path in pictures], labels
+
+
+def _read_unlabelled(
+    path: Path, preprocess: Preprocess, ignored: int
+) -> tuple[UInt8[np.ndarray, "h w c"] | Float32[np.ndarray, "h w c"], UInt8[np.ndarray, "h w"]]:
+    image = read_image(path, preprocess)
+    return image, np.full(image.shape[:2], ignored, np.uint8)

@@ -5,7 +5,6 @@ import json
 import os
 import re
 import resource
-import shutil
 import signal
 import subprocess
 import sys
@@ -251,15 +250,17 @@ def test_what_a_killed_run_left_is_removed_where_label_maps_are_and_nowhere_else
 
 def test_another_model_is_one_that_differs_whatever_it_is_called(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(find_bundle(None), tmp_path / "runs" / "a")
+    bundle, weights = load_bundle(find_bundle(None)), Path("runs/a/model.safetensors")
+    save_bundle("runs/a", bundle)
+    before = weights.read_bytes()
     count = begun("runs/a", folder, tmp_path / "out", "parquet")
-    for name in ("./runs/a", str(tmp_path / "runs" / "a"), None):
+    for name in ("./runs/a", str(tmp_path / "runs" / "a")):
         result = predict_bulk(name, [str(folder)], tmp_path / "out", write="parquet", protocol=WHOLE)
         assert result == bulk.BulkResult(0, 0, {}, count)
     assert json.loads((tmp_path / "out" / "bulk.json").read_text())["model"] == "runs/a"
-    bundle = load_bundle("runs/a")
-    other = dataclasses.replace(bundle, preprocess=bundle.preprocess.model_copy(update={"longest": 64}))
-    save_bundle("runs/a", other)  # the same weights
+    other = bundle.preprocess.model_copy(update={"longest": 64})
+    save_bundle("runs/a", dataclasses.replace(bundle, preprocess=other))
+    assert weights.read_bytes() == before
     with pytest.raises(InputError, match="another model, protocol or form"):
         predict_bulk("runs/a", [str(folder)], tmp_path / "out", write="parquet", protocol=WHOLE)
 

@@ -438,9 +438,9 @@ def test_floats_of_0_to_1_are_refused_by_the_whole_as_in_memory(tiny, tmp_path, 
     path = save(tmp_path / "dark.tif", values, **UTM)  # above, and as bright as others below
     made = predict_raster(segmenter, path, tmp_path / "out", "a", WINDOWS)
     assert np.array_equal(labels_of(made["labels"]), segmenter.predict(values, WINDOWS).labels)
-    late = np.zeros_like(values)
-    late[-1, -1] = 1
-    for name, pixels in {"late": late, "half": picture(2, dtype=np.float32) / 255}.items():
+    early, late = np.zeros_like(values), np.zeros_like(values)
+    early[0, 0] = late[-1, -1] = 1
+    for name, pixels in {"early": early, "late": late}.items():
         path, told = save(tmp_path / f"{name}.tif", pixels, **UTM), []
         with pytest.raises(InputError) as whole:
             read_image(path, channels)

@@ -35,6 +35,8 @@ def test_the_guide_names_every_preset_file_and_server():
 
 @pytest.mark.slow
 def test_the_guides_commands_run(tmp_path: Path):
+    """In a folder whose name is no single word of a shell, and no single cell of a CSV without quotes."""
+    tmp_path = tmp_path / "a, b"
     space = LabelSpace.load("cityscapes")
     write_cityscapes(tmp_path / "cityscapes", np.array([*space.ids, 0], np.uint8))
     torch.manual_seed(0)
@@ -42,12 +44,13 @@ def test_the_guides_commands_run(tmp_path: Path):
     save_bundle(tmp_path / "runs/city/best", Bundle(build_model(config), config, space, Preprocess(), {}, {}))
     root = tmp_path / "cityscapes"
     (tmp_path / "runs/city/config.yaml").write_text(
-        f"name: city\nprecision: float32\ndevice: cpu\ndata: {{source: cityscapes, root: {root}}}\n"
+        f"name: city\nprecision: float32\ndevice: cpu\ndata: {{source: cityscapes, root: '{root}'}}\n"
     )
     examples = re.findall(r"```(sh|python)\n(.*?)```", GUIDE, re.DOTALL)
     assert [kind for kind, _ in examples] == ["sh", "sh", "python", "sh", "sh"]
     for kind, text in examples:
-        text = re.sub("^danet ", f"{sys.executable} -m danet ", text, flags=re.MULTILINE)
+        text = re.sub("^danet ", "python -m danet ", text, flags=re.MULTILINE)
+        text = re.sub("^python ", f"{sys.executable} ", text, flags=re.MULTILINE)
         command = ["sh", "-e", "-c"] if kind == "sh" else [sys.executable, "-c"]
         done = subprocess.run([*command, text], cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr

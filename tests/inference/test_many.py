@@ -33,7 +33,7 @@ from danet.errors import InputError
 from danet.files import claimed
 from danet.inference import many
 from danet.inference.index import Index, Row
-from danet.inference.inputs import plan
+from danet.inference.inputs import Planned, plan
 from danet.inference.many import predict_many
 from danet.inference.protocol import Protocol
 from danet.inference.segmenter import Segmenter, load
@@ -497,6 +497,19 @@ def test_pre_annotations_are_what_data_init_reads(run, photos, tmp_path):
             with Image.open(root / "masks" / below) as mask, Image.open(Path("out", row["labels"])) as labels:
                 read = np.array(names)[np.asarray(mask)]
                 assert (read != np.array(["road", "car", "tree"])[np.asarray(labels)]).mean() <= bound
+
+
+def test_pre_annotations_take_time_by_the_count_of_images_not_by_its_square(tiny, photos, tmp_path):
+    class Never(Planned):
+        def __eq__(self, other):
+            raise AssertionError("images are looked up, not compared with one another")
+
+        __hash__ = Planned.__hash__
+
+    segmenter = Segmenter(tiny.model, tiny.labels, tiny.preprocess, "cpu", "float32")
+    planned = [Never(*one) for one in plan(photos, tmp_path / "out", ())]
+    assert not predict_many(segmenter, planned, tmp_path / "out", Protocol(), write=["coco"]).warnings
+    assert len(json.loads((tmp_path / "out" / "coco.json").read_text())["images"]) == len(photos)
 
 
 def save_map(path, size=(60, 50)):

@@ -167,6 +167,7 @@ def test_where_no_pixel_counts_there_is_no_score(run, own_data, tmp_path):
         (("--protocol.scales", "[0]"), "scales"),
         (("--protocol.scale", "[1]"), "Did you mean --protocol.scales?"),
         (("--protocol.classes", "[rood]"), "There is no class 'rood'. Did you mean road?"),
+        (("--protocol.classes", "[road, road]"), "each class is named once"),
         (("--split", "best"), "best"),
         (("--submission", "sent"), "folder has no server that we know"),
     ],

@@ -18,7 +18,7 @@ from jaxtyping import Float32, UInt8, UInt16
 from danet.config import Preprocess
 from danet.data.dataset import Item
 from danet.data.images import image_suffixes, read_colours, read_image, read_mask, readable
-from danet.data.labels import LabelSpace
+from danet.data.labels import IGNORE_INDEX, LabelSpace
 from danet.data.listing import (
     UNSET,
     ReadMask,
@@ -327,12 +327,11 @@ def _unlabelled(pictures: Sequence[Path], labels: LabelSpace, get: str, preproce
     """Images of a test split whose masks their owners keep: no pixel of them counts."""
     if not pictures:
         raise InputError(f"No image of the test split is there. {get}")
-    read = partial(_read_unlabelled, preprocess=preprocess, ignored=labels.ignore[0])
-    return [Item(str(existing(path, get)), partial(read, path)) for path in pictures], labels
+    return [Item(str(existing(path, get)), partial(_read_unlabelled, path, preprocess)) for path in pictures], labels
 
 
 def _read_unlabelled(
-    path: Path, preprocess: Preprocess, ignored: int
+    path: Path, preprocess: Preprocess
 ) -> tuple[UInt8[np.ndarray, "h w c"] | Float32[np.ndarray, "h w c"], UInt8[np.ndarray, "h w"]]:
     image = read_image(path, preprocess)
-    return image, np.full(image.shape[:2], ignored, np.uint8)
+    return image, np.full(image.shape[:2], IGNORE_INDEX, np.uint8)

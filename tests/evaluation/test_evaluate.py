@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch.nn.functional import nll_loss
 
+import danet
 from danet.data.dataset import Dataset, Item
 from danet.data.labels import IGNORE_INDEX, LabelSpace
 from danet.data.sources import open_source
@@ -100,6 +101,7 @@ def test_a_report_adds_up_the_predictions(segmenter, dataset):
     found = report.to_dict()
     assert (found["context"], found["majority"], found["image_count"]) == (report.region.pixel_accuracy, 1, 8)
     assert [image["loss"] for image in found["images"]] == sorted((i.loss for i in report.images), reverse=True)
+    assert found["danet"] == danet.__version__
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from jaxtyping import Bool, UInt8
 
-from danet import __version__
 from danet.data.dataset import Dataset, Sample
 from danet.data.labels import IGNORE_INDEX
 from danet.data.parallel import Progress, ahead
@@ -103,7 +102,7 @@ class Report:
             "model": self.model,
             "data": self.data,
             **{key: value for key, value in made.items() if value},
-            "danet": __version__,
+            "danet": version("danet"),
             "image_count": len(self.images),
             **self.scores.to_dict(),
             "context": self.region.pixel_accuracy if self.region is not None else None,

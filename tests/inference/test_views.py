@@ -133,6 +133,13 @@ def test_mirrored_images_get_mirrored_predictions(segmenter):
         assert torch.allclose(ahead, back.flip(2), atol=1e-5)
 
 
+def test_a_protocol_may_be_named(segmenter):
+    named, given = (segmenter(PICTURE, protocol).scores for protocol in ("camvid", PROTOCOLS["camvid"][0]))
+    assert torch.equal(named, given)
+    with pytest.raises(InputError, match="Did you mean camvid"):
+        segmenter(PICTURE, "camvit")
+
+
 def test_one_window_as_large_as_the_image_is_the_whole_image(segmenter):
     whole = segmenter.predict(PICTURE)
     for blend in ("uniform", "gaussian"):

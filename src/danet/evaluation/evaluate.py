@@ -22,7 +22,7 @@ from danet.evaluation.boundary import BoundaryScores, boundary_counts
 from danet.evaluation.calibration import BINS, Calibration, calibration_counts, mean_loss
 from danet.evaluation.metrics import Scores, confusion_matrix
 from danet.inference.prediction import Prediction
-from danet.inference.protocol import Protocol, read_protocol
+from danet.inference.protocol import Protocol, as_protocol
 from danet.inference.segmenter import Segmenter
 from danet.processes import ALONE, Processes
 
@@ -134,7 +134,7 @@ def evaluate(
     Raises InputError for an unknown protocol or class, where the data set's classes are not the model's, and for a
     model whose answers are no numbers.
     """
-    protocol = read_protocol(protocol) if isinstance(protocol, str) else protocol
+    protocol = as_protocol(protocol)
     names = segmenter.labels.names
     if dataset.labels.names != names:
         different = next((n for n in dataset.labels.names if n not in names), f"{dataset.labels.num_classes} classes")

@@ -192,3 +192,8 @@ def read_protocol(name: str | Path = "whole", overrides: dict[str, str] | None =
         told = ", ".join(f"{field} {value}" for field, value in overrides.items())
         values |= {"name": f"{values.get('name', 'own')} with {told}", **changes}
     return validate(Protocol, values, where)
+
+
+def as_protocol(protocol: Protocol | str) -> Protocol:
+    """A protocol, or what `read_protocol` takes."""
+    return protocol if isinstance(protocol, Protocol) else read_protocol(protocol)

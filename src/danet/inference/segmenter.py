@@ -28,7 +28,7 @@ from danet.inference.explanation import label_map, nearest
 from danet.inference.image_like import ImageLike, Pixels, as_pixels
 from danet.inference.network import ready
 from danet.inference.prediction import Prediction
-from danet.inference.protocol import PROTOCOLS, Protocol
+from danet.inference.protocol import PROTOCOLS, Protocol, as_protocol
 from danet.inference.views import fused, network_size, resized
 from danet.models.layers import resize
 from danet.models.segmentation import SegmentationModel
@@ -67,20 +67,23 @@ class Segmenter:
         self.facts = facts
 
     @overload
-    def __call__(self, images: ImageLike, protocol: Protocol = WHOLE) -> Prediction: ...
+    def __call__(self, images: ImageLike, protocol: Protocol | str = WHOLE) -> Prediction: ...
     @overload
-    def __call__(self, images: Iterable[ImageLike], protocol: Protocol = WHOLE) -> Iterator[Prediction]: ...
+    def __call__(self, images: Iterable[ImageLike], protocol: Protocol | str = WHOLE) -> Iterator[Prediction]: ...
     def __call__(
-        self, images: ImageLike | Iterable[ImageLike], protocol: Protocol = WHOLE
+        self, images: ImageLike | Iterable[ImageLike], protocol: Protocol | str = WHOLE
     ) -> Prediction | Iterator[Prediction]:
         """One image to its Prediction; an iterable of images to a lazy iterator, in order."""
         if isinstance(images, ImageLike):
             return self.predict(images, protocol)
         return (self.predict(image, protocol) for image in images)
 
-    def predict(self, image: ImageLike, protocol: Protocol = WHOLE) -> Prediction:
-        """The Prediction of one image, by `protocol`; raises InputError for its classes that the model has not."""
-        pixels = as_pixels(image, self.preprocess)
+    def predict(self, image: ImageLike, protocol: Protocol | str = WHOLE) -> Prediction:
+        """The Prediction of one image, by `protocol`: a Protocol, a preset's name, or a file with one.
+
+        Raises InputError for an unknown protocol, and for its classes that the model has not.
+        """
+        protocol, pixels = as_protocol(protocol), as_pixels(image, self.preprocess)
         with torch.inference_mode():
             scores, fusion = fused(
                 as_batch(pixels),

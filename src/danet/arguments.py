@@ -227,6 +227,15 @@ def _convert(one: Parser) -> None:
     one.add_argument("-o", "--output", metavar="PATH", help="the bundle's folder (default: the checkpoint's stem)")
 
 
+def _export(one: Parser) -> None:
+    one.add_argument("--model", metavar="RUN-OR-MODEL", help=MODEL_HELP)
+    one.add_argument("--to", choices=("onnx",), required=True, help="the format")
+    one.add_argument("-o", "--output", metavar="DIR", help="a new folder (default: the model's name and -onnx)")
+    one.add_argument(
+        "--precision", choices=("float32", "float16"), default="float32", help="of weights (default: float32)"
+    )
+
+
 def _info(one: Parser) -> None:
     one.add_argument("model", nargs="*", metavar="MODEL-OR-RUN", help="several runs are also compared")
     one.add_argument(
@@ -342,6 +351,7 @@ OPTIONS: dict[str, Callable[[Parser], None]] = {
     "attend": _attend,
     "serve": _serve,
     "convert": _convert,
+    "export": _export,
     "data init": _data_init,
     "data check": _data_check,
     "data show": _data_show,

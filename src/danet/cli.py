@@ -492,6 +492,38 @@ def convert(options: argparse.Namespace) -> int:
     return _finish(options, {"bundle": str(folder), **facts}, *_lines(facts), f"Bundle: {folder}")
 
 
+def export(options: argparse.Namespace) -> int:
+    """Write a model as a folder that runs without danet: model.onnx, labels.json, run.py; and tell how near it is."""
+    try:
+        from danet.export.onnx import export_onnx
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("onnx", "onnxscript", "onnxruntime"):
+            raise
+        raise InputError(
+            "danet export needs three packages more; install them with: pip install 'danet[export]'"
+        ) from None
+
+    from danet.console import Screen
+    from danet.inference.segmenter import own_name
+    from danet.weights.bundle import load_bundle
+    from danet.weights.zoo import find_bundle
+
+    model = _model(options.model)
+    name = own_name(model)
+    folder = Path(options.output or f"{Path(name).name}-onnx")
+    _check_output(folder, empty_folder=True)
+    bundle = load_bundle(find_bundle(model))
+    with Screen() as screen, _written_to(folder):
+        parity = export_onnx(folder, bundle, name, options.precision, screen.phase("export"))
+    found = {"folder": str(folder), "precision": options.precision, "parity": [one._asdict() for one in parity]}
+    told = [
+        f"{one.images} images of {one.width}×{one.height}: largest logit difference {one.largest_difference:.2g}, "
+        f"labels that agree {100 * one.agreement:.3f} %"
+        for one in parity
+    ]
+    return _finish(options, found, *told, f"{folder}: try python {folder / 'run.py'} IMAGE")
+
+
 def data_init(options: argparse.Namespace) -> int:
     """Look at a folder of images with masks, or with annotations of other tools, and write its labels.yaml."""
     from danet.console import Screen
@@ -652,6 +684,7 @@ COMMANDS = (
     attend,
     serve,
     convert,
+    export,
     info,
     data_init,
     data_check,

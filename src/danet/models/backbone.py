@@ -258,7 +258,7 @@ def _maps_are_whole(anatomy: Anatomy, skeleton: nn.Module) -> bool:
 
 def cells(side: int, cell: int) -> int:
     """How many cells of `cell` pixels a side of `side` pixels begins."""
-    return -(-side // cell)
+    return (side + cell - 1) // cell  # not -(-side // cell): ONNX rounds towards 0
 
 
 def _with_weights_of(file: str, name: str, build: Callable[..., nn.Module]) -> nn.Module:

@@ -1,0 +1,298 @@
+"""Exported models beside the originals, in ONNX Runtime; run.py in a process that has neither torch nor danet."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from importlib.metadata import distribution
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from packaging.requirements import Requirement
+from PIL import Image
+from torch import nn
+
+import danet
+from danet.cli import main
+from danet.config import HEADS, ModelConfig, Preprocess
+from danet.data.images import to_rgb
+from danet.data.labels import LabelSpace
+from danet.data.scenes import scene
+from danet.data.transforms import normalise
+from danet.errors import InputError
+from danet.export import onnx as exporting
+from danet.export.onnx import SIZES, Parity, ParityError, export_onnx, refuse_far, write_model
+from danet.models.layers import resize
+from danet.models.segmentation import SegmentationModel
+from danet.weights.bundle import Bundle
+from tests.models.test_contract import network
+
+QUICK = ("danet", "dranet")
+
+
+def model_of(head: str, channels: int = 3) -> SegmentationModel:
+    indices = (0, 1) if head == "dranet" else (0,)
+    settings = {"backbone": "test_resnet", "num_classes": 5, "channels": 16, "in_channels": channels}
+    return network(ModelConfig(head=head, out_indices=indices, **settings))
+
+
+def bundle_of(model: SegmentationModel, rule: Preprocess) -> Bundle:
+    config = ModelConfig(num_classes=5, in_channels=len(rule.names))
+    return Bundle(model, config, LabelSpace("five", ("a", "b", "c", "d", "e")), rule)
+
+
+def run(path: Path, images: torch.Tensor) -> torch.Tensor:
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+
+
+@pytest.mark.parametrize(
+    "head", [head if head in QUICK else pytest.param(head, marks=pytest.mark.slow) for head in HEADS]
+)
+def test_every_head_at_sizes_that_were_not_traced(head, tmp_path):
+    model, rule = model_of(head), Preprocess()
+    write_model(tmp_path / "model.onnx", model, rule, "float32")
+    written = onnx.load(tmp_path / "model.onnx")
+    onnx.checker.check_model(written, full_check=True)
+    assert [(one.domain, one.version) for one in written.opset_import] == [("", exporting.OPSET)]
+    assert not written.functions
+    for count, *size in ((2, 71, 95), (1, 33, 47), (3, 64, 40), (1, 32, 32)):
+        images = torch.rand(count, 3, *size, generator=torch.Generator().manual_seed(1)) * 255
+        with torch.no_grad():
+            expected = model(normalise(images, rule.mean, rule.std)).logits
+        found = run(tmp_path / "model.onnx", images)
+        assert found.dtype == torch.float32
+        assert found.shape == expected.shape
+        assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", ["test_convnext", "test_vit"])
+def test_backbones_of_other_kinds(backbone, tmp_path):
+    model = network(ModelConfig(head="danet", backbone=backbone, num_classes=5, channels=16))
+    assert len(export_onnx(tmp_path / "new", bundle_of(model, Preprocess()), "one")) == len(SIZES)
+
+
+@pytest.mark.slow
+def test_images_of_other_channels(tmp_path):
+    rule = Preprocess.model_validate({"names": ["red", "green", "blue", "nir"], "range": [0, 65535]})
+    parity = export_onnx(tmp_path / "new", bundle_of(model_of("danet", 4), rule), "one")
+    assert max(one.largest_difference for one in parity) < 1e-4
+    image = tmp_path / "image.png"
+    Image.new("RGB", (64, 64)).save(image)
+    done = alone(tmp_path / "new", image, tmp_path / "site")
+    assert done.returncode == 1
+    assert "nir" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """street-tiny as the command writes it."""
+    folder = tmp_path_factory.mktemp("exported") / "street"
+    assert main(["export", "--to", "onnx", "-o", str(folder), "--json"]) == 0
+    return folder
+
+
+def test_the_folder_explains_itself(exported):
+    assert sorted(path.name for path in exported.iterdir()) == ["labels.json", "model.onnx", "run.py"]
+    assert [path.name for path in exported.parent.iterdir()] == ["street"]
+    facts, segmenter = json.loads((exported / "labels.json").read_text()), danet.load(device="cpu")
+    assert facts["names"] == list(segmenter.labels.names)
+    assert facts["colours"] == [list(colour) for colour in segmenter.labels.colours]
+    assert facts["size"]["longest"] == segmenter.preprocess.longest
+    assert facts["opset"] == onnx.load(exported / "model.onnx").opset_import[0].version
+    assert facts["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert [(one["height"], one["width"], one["images"]) for one in facts["parity"]] == [(*size, 3) for size in SIZES]
+    assert any(height % 2 and width % 2 for height, width in SIZES)
+    for one in facts["parity"]:
+        assert 0 < one["largest_difference"] < 1e-3
+        assert one["agreement"] > 0.999
+    assert len((exported / "run.py").read_text().splitlines()) <= 80
+
+
+def alone(folder: Path, image: Path, site: Path) -> subprocess.CompletedProcess[str]:
+    """run.py in a process that finds numpy, Pillow, onnxruntime and what these need, and nothing else."""
+    if not site.is_dir():
+        site.mkdir()
+        wanted, seen = ["numpy", "pillow", "onnxruntime"], set()
+        while wanted:
+            if (name := wanted.pop()) in seen:
+                continue
+            seen.add(name)
+            found = distribution(name)
+            needs = [Requirement(text) for text in found.requires or ()]
+            wanted += [need.name for need in needs if need.marker is None or need.marker.evaluate({"extra": ""})]
+            for top in {file.parts[0] for file in found.files or () if file.parts[0] not in ("..", "__pycache__")}:
+                link = site / top
+                if not link.exists():
+                    link.symlink_to(Path(str(found.locate_file(top))).resolve())
+    code = (
+        "import importlib.util, runpy, sys; sys.path.append(sys.argv[1]); sys.argv = sys.argv[2:]; "
+        "assert not any(map(importlib.util.find_spec, ('torch', 'torchvision', 'danet', 'onnx'))); "
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    command = [sys.executable, "-I", "-S", "-c", code, str(site), str(folder / "run.py"), str(image)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.parametrize("size", [(97, 131), (300, 1300)])
+def test_run_py_gives_the_segmenters_labels(size, exported, tmp_path):
+    image, segmenter = tmp_path / "street.png", danet.load(device="cpu", precision="float32")
+    Image.fromarray(scene(3, 0, *size).image).save(image)
+    done = alone(exported, image, tmp_path / "site")
+    assert (done.returncode, done.stderr) == (0, "")
+    path = tmp_path / "street-labels.png"
+    assert done.stdout.strip() == str(path)
+    with Image.open(path) as picture:
+        assert picture.mode == "P"
+        assert picture.getpalette()[: 3 * len(segmenter.labels.names)] == list(sum(segmenter.labels.colours, ()))
+        agree = (np.asarray(picture) == segmenter(image).labels).mean()
+    # torch and Pillow round a thousandth of the shrunk image's values to either side
+    assert agree == 1 if max(size) <= 1024 else agree > 0.9995
+    before = path.read_bytes()
+    again = alone(exported, image, tmp_path / "site")
+    assert (again.returncode, again.stderr.count("\n")) == (1, 1)
+    assert f"{path} exists" in again.stderr
+    assert path.read_bytes() == before
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["site", "street-labels.png", "street.png"]
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", None])
+def test_run_py_says_in_a_line_what_is_no_image(content, exported, tmp_path):
+    image = tmp_path / "street.png"
+    if content is not None:
+        image.write_bytes(content)
+    done = subprocess.run([sys.executable, exported / "run.py", image], capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert str(image) in done.stderr
+
+
+@pytest.fixture
+def script(exported: Path) -> ModuleType:
+    """run.py as a module."""
+    spec = importlib.util.spec_from_file_location("exported_run", exported / "run.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def pictures() -> dict[str, Image.Image]:
+    colours = Image.fromarray(scene(1, 0, 40, 56).image)
+    clear = colours.copy()
+    clear.putalpha(120)
+    palette = colours.quantize(16)
+    palette.info["transparency"] = 3
+    grey = Image.fromarray((np.arange(40 * 56, dtype=np.uint16) * 29).reshape(40, 56))
+    return {
+        "RGB": colours,
+        "RGBA": clear,
+        "P": palette,
+        "L": colours.convert("L"),
+        "1": colours.convert("1"),
+        "16": grey,
+    }
+
+
+@pytest.mark.parametrize("mode", pictures())
+def test_run_py_reads_as_danet_does(mode, script, tmp_path):
+    path, exif = tmp_path / "one.png", Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    pictures()[mode].save(path, exif=exif)
+    with Image.open(path) as image:
+        expected = to_rgb(image)
+    found = np.asarray(script.read(path))
+    assert found.shape == (56, 40, 3)
+    assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_run_py_enlarges_as_danet_does(align_corners, script, monkeypatch):
+    logits, size = torch.randn(5, 33, 40, generator=torch.Generator().manual_seed(2)), torch.Size((97, 130))
+    expected = resize(logits[None], size, align_corners)[0].argmax(0).numpy()
+    monkeypatch.setitem(script.SIZE, "align_corners", align_corners)
+    assert (script.labels(logits.numpy(), 130, 97) == expected).mean() > 0.999
+    monkeypatch.setitem(script.SIZE, "align_corners", not align_corners)
+    assert (script.labels(logits.numpy(), 130, 97) == expected).mean() < 0.99
+    same = logits.argmax(0).numpy()
+    assert np.array_equal(script.labels(logits.numpy(), 40, 33), same)
+
+
+def test_what_differs_from_the_original_is_not_kept(tmp_path, monkeypatch, capsys):
+    def altered(path: Path, model: SegmentationModel, *others) -> None:
+        with torch.no_grad():
+            model = torch.nn.Module.to(model, torch.float32)
+            bias = model.head.classifier.bias
+            kept = bias.clone()
+            bias[0] += 0.01
+            write_model(path, model, *others)
+            bias.copy_(kept)
+
+    monkeypatch.setattr(exporting, "write_model", altered)
+    assert main(["export", "--to", "onnx", "-o", str(tmp_path / "new")]) == 1
+    error = [line for line in capsys.readouterr().err.splitlines() if "differ" in line]
+    assert len(error) == 1
+    assert "by up to 0.01" in error[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("difference", "agreement", "precision", "refused"),
+    [
+        (0.9e-3, 1, "float32", False),
+        (1.1e-3, 1, "float32", True),
+        (0, 0.9989, "float32", True),
+        (float("nan"), 1, "float32", True),
+        (0.2, 0.9991, "float16", False),
+        (0.2, 0.9989, "float16", True),
+    ],
+)
+def test_tolerance(difference, agreement, precision, refused):
+    parity = [Parity(32, 32, 3, 0, 1), Parity(33, 35, 3, difference, agreement)]
+    if not refused:
+        refuse_far(parity, precision)
+        return
+    with pytest.raises(ParityError, match="At 35×33 pixels"):
+        refuse_far(parity, precision)
+
+
+def test_float16_keeps_the_labels(tmp_path):
+    assert main(["export", "--to", "onnx", "-o", str(tmp_path / "half"), "--precision", "float16"]) == 0
+    facts = json.loads((tmp_path / "half" / "labels.json").read_text())
+    assert all(one["agreement"] > 0.999 for one in facts["parity"])
+    written = onnx.load(tmp_path / "half" / "model.onnx")
+    kinds = [one.data_type for one in written.graph.initializer if len(one.dims) == 4]
+    assert set(kinds) == {onnx.TensorProto.FLOAT16}
+
+
+def test_an_operator_that_cannot_be_exported_is_named(tmp_path):
+    class Bessel(nn.Module):
+        def forward(self, images):
+            return [torch.special.bessel_j0(images)]
+
+    model = model_of("fcn")
+    model.backbone = Bessel()
+    with pytest.raises(InputError, match=r"special_bessel_j0.*; use another backbone"):
+        export_onnx(tmp_path / "new", bundle_of(model, Preprocess()), "one")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_replaced(tmp_path, capsys):
+    (tmp_path / "own.txt").write_text("mine")
+    assert main(["export", "--to", "onnx", "-o", str(tmp_path)]) == 2
+    assert f"{tmp_path} exists" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["own.txt"]
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
+def test_a_missing_package_is_one_line(package, tmp_path, monkeypatch, capsys):
+    monkeypatch.delitem(sys.modules, "danet.export.onnx")
+    monkeypatch.setitem(sys.modules, package, None)
+    assert main(["export", "--to", "onnx", "-o", str(tmp_path / "new")]) == 2
+    assert "pip install 'danet[export]'" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

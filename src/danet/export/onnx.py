@@ -16,9 +16,11 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Float32
 from onnxscript import opset18 as op
 from torch import Tensor, nn
+from torch._higher_order_ops.scan import scan as scan_over
 
 from danet.config import SMALLEST_SIDE, Preprocess
 from danet.data.parallel import Progress
@@ -37,6 +39,8 @@ SIZES = ((96, 128), (129, 161), (191, 255))
 """Height and width of the images on which both models are compared; none is the example's that is traced."""
 TOLERANCE, AGREEMENT = 1e-3, 0.999
 """How far a float32 logit may be off, and the share of pixels that must keep their label."""
+QUERIES = 256
+"""So many queries meet all keys at a time, where attention goes by blocks."""
 ExportPrecision = Literal["float32", "float16"]
 
 
@@ -100,32 +104,56 @@ def export_onnx(
     return found
 
 
-def write_model(path: Path, model: SegmentationModel, rule: Preprocess, precision: ExportPrecision) -> None:
+def write_model(
+    path: Path, model: SegmentationModel, rule: Preprocess, precision: ExportPrecision = "float32", scan: bool = False
+) -> None:
     """`model`, with the normalisation by `rule` before it and its norms folded, as one ONNX file.
 
-    Raises InputError for a network with an operator that torch cannot export.
+    With `scan`, position attention goes by blocks of queries in an ONNX `Scan`, whose memory is linear in the image's
+    size, and which OpenVINO (2026.4) does not take. Raises InputError for an operator that torch cannot export.
     """
     network = FromFileValues(ready(model, torch.device("cpu")), rule, getattr(torch, precision)).eval()
-    free = torch.export.Dim.DYNAMIC
+    example, free = (torch.zeros(2, len(rule.names), 70, 93),), torch.export.Dim.DYNAMIC
+    sizes = ({0: free, 2: free, 3: free},)
     with torch.no_grad():
+        if scan:
+            program = torch.export.export(network, example, dynamic_shapes=sizes, strict=False)
+            source, given = program.run_decompositions({attend: _in_blocks}), {}
+        else:
+            source, given = network, {"args": example, "dynamic_shapes": sizes}
         try:
-            program = torch.onnx.export(
-                network,
-                (torch.zeros(2, len(rule.names), 70, 93),),
+            exported = torch.onnx.export(
+                source,
+                **given,
                 dynamo=True,
                 verbose=False,
                 opset_version=OPSET,
                 input_names=["images"],
                 output_names=["logits"],
-                dynamic_shapes=({0: free, 2: free, 3: free},),
                 custom_translation_table={attend: _attend},
             )
         except torch.onnx.OnnxExporterError as error:
             raise InputError(
                 f"torch cannot export this model: {_reason(error)}; use another backbone, such as a ResNet."
             ) from None
-    assert program is not None
-    program.save(path, external_data=False)
+    assert exported is not None
+    exported.save(path, external_data=False)
+
+
+def _in_blocks(
+    query: Float[Tensor, "b n d"], key: Float[Tensor, "b m d"], value: Float[Tensor, "b m c"], scale: float
+) -> tuple[Float[Tensor, "b n c"], Float[Tensor, "b n"]]:
+    """danet::position_attention, one block of queries after another; its log-sum-exp, which no logit needs, is 0."""
+    batch, length, _ = query.shape
+    count = (length + QUERIES - 1) // QUERIES
+    padded = F.pad(query.float() * scale, (0, 0, 0, count * QUERIES - length))
+    turned = key.float().mT
+
+    def block(nothing: Tensor, rows: Float[Tensor, "b q d"]) -> tuple[Tensor, Float[Tensor, "b q c"]]:
+        return nothing.clone(), torch.softmax(rows @ turned, -1).to(value.dtype) @ value
+
+    _, gathered = scan_over(block, torch.zeros(1), padded.unflatten(1, (count, QUERIES)).transpose(0, 1))
+    return gathered.transpose(0, 1).flatten(1, 2)[:, :length], query.new_zeros(batch, length, dtype=torch.float32)
 
 
 def _attend(query: Any, key: Any, value: Any, scale: float) -> Any:
@@ -193,7 +221,8 @@ def refuse_far(parity: list[Parity], precision: ExportPrecision) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    """What stopped the exporter, in its first line: the innermost cause, which names the operator."""
+    """What stopped the exporter, in a sentence: the innermost cause, which names the operator."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return first.partition(". ")[0].rstrip(".")[:200]

@@ -15,10 +15,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import onnx
 import onnxruntime
+import onnxscript
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Float32
-from onnxscript import opset18 as op
 from torch import Tensor, nn
 from torch._higher_order_ops.scan import scan as scan_over
 
@@ -34,6 +34,7 @@ from danet.ops.operator import attend
 from danet.weights.bundle import Bundle
 
 OPSET = 18
+op: Any = onnxscript.opset18
 MODEL, LABELS, RUN = "model.onnx", "labels.json", "run.py"
 SIZES = ((96, 128), (129, 161), (191, 255))
 """Height and width of the images on which both models are compared; none is the example's that is traced."""
@@ -63,11 +64,14 @@ class Parity(NamedTuple):
 class FromFileValues(nn.Module):
     """File values (B×C×H×W) to logits at their size, both float32; inside, the network has a precision of its own."""
 
+    offset: Tensor
+    spread: Tensor
+
     def __init__(self, model: SegmentationModel, rule: Preprocess, dtype: torch.dtype) -> None:
         super().__init__()
         self.model, self.dtype = model.to(dtype), dtype
         low, high = rule.range
-        # one product and one sum, as in danet.data.transforms.normalise
+        # as danet.data.transforms.normalise has them
         self.register_buffer("offset", (low + (high - low) * torch.tensor(rule.mean)).view(-1, 1, 1))
         self.register_buffer("spread", ((high - low) * torch.tensor(rule.std)).view(-1, 1, 1))
 

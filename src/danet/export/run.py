@@ -39,8 +39,8 @@ def labels(logits, width, height):
     box = None
     if SIZE["align_corners"]:  # the corner pixels' centres meet
         steps = [(few - 1) / (many - 1) for few, many in zip(logits.shape[:0:-1], (width, height), strict=True)]
-        box = [0.5 - steps[0] / 2, 0.5 - steps[1] / 2]
-        box += [start + side * step for start, side, step in zip(box, (width, height), steps, strict=True)]
+        left, top = (0.5 - step / 2 for step in steps)
+        box = (left, top, left + width * steps[0], top + height * steps[1])
     best = np.full((height, width), -np.inf, np.float32)
     found = np.zeros((height, width), np.uint8)
     for index, one in enumerate(logits):  # one class at a time: all of them may not fit memory at the image's size
@@ -60,7 +60,7 @@ def main(path):
     image = read(path)
     values = np.asarray(shrunk(image), np.float32).transpose(2, 0, 1)[None]
     session = onnxruntime.InferenceSession(HERE / "model.onnx", providers=onnxruntime.get_available_providers())
-    (logits,) = session.run(["logits"], {"images": values})
+    logits = np.asarray(session.run(["logits"], {"images": values})[0])
     picture = Image.fromarray(labels(logits[0], *image.size))
     picture.putpalette(np.array(FACTS["colours"], np.uint8).ravel().tolist())
     aside = output.with_name(f".{output.name}.{os.getpid()}.part")

@@ -103,6 +103,16 @@ def test_with_scan_the_map_is_never_whole(precision, tmp_path):
     assert np.abs(logits[0] - logits[1]).max() <= {"float32": 1e-5, "float16": 1e-2}[precision] * np.abs(logits).max()
 
 
+def test_a_graph_of_torch_export_takes_sizes_whose_products_onednn_would_make():
+    module, free = danet.ChannelAttention().eval(), torch.export.Dim.DYNAMIC
+    nn.init.constant_(module.gate, 0.5)
+    sizes = ({2: free, 3: free},)
+    with torch.no_grad():
+        program = torch.export.export(module, (torch.ones(1, 16, 8, 8),), dynamic_shapes=sizes, strict=False)
+        features = torch.randn(1, 16, 512, 256, generator=torch.Generator().manual_seed(1)) / 100
+        assert torch.allclose(program.module()(features), module(features), atol=1e-6)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["test_convnext", "test_vit"])
 def test_backbones_of_other_kinds(backbone, tmp_path):

@@ -32,11 +32,11 @@ def onednn_takes(left: Float[Tensor, "b n k"], right: Float[Tensor, "b k m"]) ->
     """Whether `product` has oneDNN make this one."""
     backend = torch.backends.mkldnn
     return (
-        left.numel() * right.shape[2] >= ONEDNN_WORK
+        not torch.compiler.is_compiling()  # first: a graph for all sizes would keep the next as a guard
+        and left.numel() * right.shape[2] >= ONEDNN_WORK
         and left.shape[0] == 1
         and left.dtype == right.dtype == torch.float32
         and left.device.type == "cpu"
-        and not torch.compiler.is_compiling()
         and backend.is_available()
         and backend.enabled
         # The operator is private to torch, so it may be gone in another version.

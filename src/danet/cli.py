@@ -21,7 +21,7 @@ from danet import __version__
 from danet.arguments import parse
 from danet.config import RunConfig, fields, read_config, recipes
 from danet.errors import InputError
-from danet.files import written_aside
+from danet.files import explained, written_aside
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -513,7 +513,7 @@ def export(options: argparse.Namespace) -> int:
     folder = Path(options.output or f"{Path(name).name}-onnx")
     _check_output(folder, empty_folder=True)
     bundle = load_bundle(find_bundle(model))
-    with Screen() as screen, _written_to(folder):
+    with Screen() as screen, explained(folder, "choose another with -o, or make room"):
         parity = export_onnx(folder, bundle, name, options.precision, screen.phase("export"))
     found = {"folder": str(folder), "precision": options.precision, "parity": [one._asdict() for one in parity]}
     told = [

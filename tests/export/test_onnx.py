@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import resource
 import subprocess
 import sys
 from copy import deepcopy
@@ -264,6 +265,7 @@ def test_run_py_enlarges_as_danet_does(align_corners, script, monkeypatch):
     assert (script.labels(logits.numpy(), 130, 97) == expected).mean() < 0.99
     same = logits.argmax(0).numpy()
     assert np.array_equal(script.labels(logits.numpy(), 40, 33), same)
+    assert not script.labels(np.zeros((3, 33, 40), np.float32), 130, 97).any()  # the first of equal ones, as argmax
 
 
 def test_what_differs_from_the_original_is_not_kept(tmp_path, monkeypatch, capsys):
@@ -279,6 +281,19 @@ def test_what_differs_from_the_original_is_not_kept(tmp_path, monkeypatch, capsy
     error = [line for line in capsys.readouterr().err.splitlines() if "differ" in line]
     assert len(error) == 1
     assert "by up to 0.01" in error[0]
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_full_disk_leaves_no_folder(tmp_path, capsys):
+    save_bundle(tmp_path / "model", bundle_of(model_of("fcn"), Preprocess()))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        code = main(["export", "--model", str(tmp_path / "model"), "--to", "onnx", "-o", str(tmp_path / "new")])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert code == 2
+    assert f"{tmp_path / 'new'} cannot be written (File too large)" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 

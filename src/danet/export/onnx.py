@@ -20,7 +20,6 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
-from torch._higher_order_ops.scan import scan as scan_over
 
 from danet.config import SMALLEST_SIDE, Preprocess
 from danet.data.parallel import Progress
@@ -148,6 +147,8 @@ def _in_blocks(
     query: Float[Tensor, "b n d"], key: Float[Tensor, "b m d"], value: Float[Tensor, "b m c"], scale: float
 ) -> tuple[Float[Tensor, "b n c"], Float[Tensor, "b n"]]:
     """danet::position_attention, one block of queries after another; its log-sum-exp, which no logit needs, is 0."""
+    from torch._higher_order_ops.scan import scan  # private to torch, so nothing else hangs on it
+
     batch, length, _ = query.shape
     count = (length + QUERIES - 1) // QUERIES
     padded = F.pad(query.float() * scale, (0, 0, 0, count * QUERIES - length))
@@ -156,7 +157,7 @@ def _in_blocks(
     def block(nothing: Tensor, rows: Float[Tensor, "b q d"]) -> tuple[Tensor, Float[Tensor, "b q c"]]:
         return nothing.clone(), torch.softmax(rows @ turned, -1).to(value.dtype) @ value
 
-    _, gathered = scan_over(block, torch.zeros(1), padded.unflatten(1, (count, QUERIES)).transpose(0, 1))
+    _, gathered = scan(block, torch.zeros(1), padded.unflatten(1, (count, QUERIES)).transpose(0, 1))
     return gathered.transpose(0, 1).flatten(1, 2)[:, :length], query.new_zeros(batch, length, dtype=torch.float32)
 
 

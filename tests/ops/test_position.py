@@ -363,7 +363,7 @@ print(extra())
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from /proc, not here")
-@pytest.mark.parametrize("layout", ["dense", "transposed"])
+@pytest.mark.parametrize("layout", ["dense", pytest.param("transposed", marks=pytest.mark.slow)])
 def test_memory_does_not_grow_with_the_square_of_positions(layout):
     command = [sys.executable, "-c", MEMORY, layout]
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000"}  # glibc gives freed memory back at once

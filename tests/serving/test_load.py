@@ -25,6 +25,7 @@ def labels(reply: Reply) -> bytes:
     return reply.body
 
 
+@pytest.mark.slow
 def test_sixteen_clients_each_get_their_own_images_answers(server: Server):
     """Each answer is checked against that of its own image, asked for alone."""
     kinds = 40

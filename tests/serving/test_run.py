@@ -74,7 +74,7 @@ def test_a_model_of_other_channels_is_told_apart(tiny: Bundle, tmp_path: Path):
     assert "4 channels" in refused("--port", "0", "--model", str(tmp_path / "four"))
 
 
-@pytest.mark.parametrize("head", ["fcn", "cam"])
+@pytest.mark.parametrize("head", ["fcn", pytest.param("cam", marks=pytest.mark.slow)])
 def test_a_model_without_position_attention_is_served_too(tiny: Bundle, tmp_path: Path, head: str):
     config = ModelConfig(head=head, backbone="resnet18", out_indices=(2,), channels=8, num_classes=3)
     save_bundle(tmp_path / head, replace(tiny, model=build_model(config), model_config=config))
@@ -94,6 +94,7 @@ def test_the_address_is_one_that_a_browser_here_can_open(host: str, where: str):
         assert address(server) == f"http://{where}:{server.getsockname()[1]}"
 
 
+@pytest.mark.slow
 def test_the_browser_is_opened_if_that_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     browser, seen = tmp_path / "browser", tmp_path / "seen"
     browser.write_text(f'#!/bin/sh\necho "$1" > {seen}\n')

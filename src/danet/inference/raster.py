@@ -44,7 +44,7 @@ from danet.inference.image_like import Pixels
 from danet.inference.protocol import Protocol
 from danet.inference.segmenter import Segmenter
 from danet.inference.views import exponential
-from danet.inference.windows import starts, sweep
+from danet.inference.windows import Grid, sweep
 
 ONLY_RASTERS = (".jp2", ".vrt")
 """The endings of files that only rasterio opens."""
@@ -127,8 +127,8 @@ def predict_raster(
     lack = fitting(str(path), f"take smaller windows, as with --protocol.crop '[{half}]'")
     target, facts, lock = folder / f"{stem}.tif", folder / f"{stem}.json", folder / f".{stem}.tif.lock"
     with lack, _opened(path, segmenter.preprocess, protocol) as source, explained(target, _MEND):
-        grid = _Grid(source.size, protocol)
-        source.refuse_black(lambda: progress(0, len(grid.windows)))
+        grid = Grid.of(source.size, protocol)
+        source.refuse_black(lambda: progress(0, grid.total))
         folder.mkdir(parents=True, exist_ok=True)
         if target.exists() and target.samefile(path):
             raise InputError(f"{target} is the image itself; choose another folder with -o.")
@@ -145,9 +145,9 @@ def predict_raster(
                     counts = _write(aside, part, source, segmenter.labels)
                 total = int(counts.sum())
                 told = {
-                    "width": grid.width,
-                    "height": grid.height,
-                    "windows": len(grid.windows),
+                    "width": grid.size[1],
+                    "height": grid.size[0],
+                    "windows": grid.total,
                     "protocol": protocol.to_dict(),
                     "shares": _shares(counts, segmenter.labels),
                     "no_data": round(int(counts[IGNORE_INDEX]) / total, 6),
@@ -159,20 +159,6 @@ def predict_raster(
             finally:
                 lock.unlink(missing_ok=True)
     return {"labels": target, "json": facts}
-
-
-class _Grid:
-    """The windows of an image, row by row, and where the pixels end that each row of them finishes."""
-
-    def __init__(self, size: tuple[int, int], protocol: Protocol) -> None:
-        assert protocol.crop is not None
-        self.height, self.width = size
-        sides = zip(size, protocol.crop, strict=True)
-        crop = [min(one, side) if protocol.edge == "shift" else one for side, one in sides]
-        tops, lefts = (starts(*axis, protocol.edge) for axis in zip(size, crop, protocol.steps, strict=True))
-        self.windows = [Window(top, left, *crop) for top, left in product(tops, lefts)]
-        self.across = len(lefts)
-        self.ends = [0, *tops[1:], self.height]
 
 
 @contextmanager
@@ -317,32 +303,32 @@ class _Reader:
 
 
 def _strips(
-    segmenter: Segmenter, source: _Source, protocol: Protocol, grid: _Grid, done: int, progress: Progress
+    segmenter: Segmenter, source: _Source, protocol: Protocol, grid: Grid, done: int, progress: Progress
 ) -> Iterator[UInt8[np.ndarray, "h w"]]:
     """The labels of the rows of pixels that each row of windows finishes, without the first `done`."""
     chosen = sorted(segmenter.labels.index(name) for name in protocol.classes)
     pixels = batch_pixels(segmenter.device)
-    depth = max(pixels // math.prod(grid.windows[0][2:]), 1)
+    windows = [Window(top, left, *grid.window) for top, left in product(grid.tops, grid.lefts)]
 
     def network(images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k h w"]:
         logits = segmenter.logits(images)
         return exponential(logits) if protocol.fusion == "exp" else logits
 
-    with _Reader(source, grid.windows, depth) as reader:
+    with _Reader(source, windows, grid.batch(pixels)) as reader:
 
         def read(*window: int) -> Float[Tensor, "1 c h w"]:
             return segmenter.to_input(reader.pixels(Window(*window)))
 
-        labels, count = np.empty((0, 0), np.uint8), done * grid.across
+        labels, count = np.empty((0, 0), np.uint8), done * len(grid.lefts)
         for top, left, scores in sweep(read, network, source.size, protocol, done, pixels):
             found = (scores[chosen] if chosen else scores).max(0).indices  # as Prediction.labels
             block = found.byte().cpu().numpy()
             if left == 0:
-                labels = np.empty((len(block), grid.width), np.uint8)
+                labels = np.empty((len(block), grid.size[1]), np.uint8)
             labels[:, left : left + block.shape[1]] = np.array(chosen, np.uint8)[block] if chosen else block
             count += 1
-            progress(count, len(grid.windows))
-            if left + block.shape[1] == grid.width:
+            progress(count, grid.total)
+            if left + block.shape[1] == grid.size[1]:
                 if source.masked:
                     labels[reader.void(top, top + len(labels))] = IGNORE_INDEX
                 yield labels
@@ -351,7 +337,7 @@ def _strips(
 class _Part:
     """The labels of the window rows that are done, and a note of what they are of and how long they took."""
 
-    def __init__(self, path: Path, grid: _Grid, origin: dict[str, Any], resume: bool) -> None:
+    def __init__(self, path: Path, grid: Grid, origin: dict[str, Any], resume: bool) -> None:
         self.path, self.note, self.grid, self.origin = path, path.with_name(f"{path.name}.json"), grid, origin
         self.done, self.before = 0, 0.0
         if resume and self.note.exists():
@@ -364,7 +350,7 @@ class _Part:
             found = json.loads(self.note.read_text(encoding="utf-8"))
             differs = [name for name, value in self.origin.items() if found["origin"].get(name) != value]
             done, before = int(found["rows"]), float(found["seconds"])
-            length = self.grid.ends[done] * self.grid.width
+            length = [0, *self.grid.ends][done] * self.grid.size[1]
             whole = self.path.stat().st_size >= length
         except (OSError, ValueError, KeyError, IndexError, AttributeError, TypeError):
             differs, done, before, length, whole = [], 0, 0.0, 0, False
@@ -388,9 +374,10 @@ class _Part:
     def read(self, rows: int) -> Iterator[tuple[int, UInt8[np.ndarray, "h w"]]]:
         """All of it, some rows of pixels at a time, and where they begin."""
         with self.path.open("rb") as file:
-            for top in range(0, self.grid.height, rows):
-                count = min(rows, self.grid.height - top) * self.grid.width
-                yield top, np.fromfile(file, np.uint8, count).reshape(-1, self.grid.width)
+            height, width = self.grid.size
+            for top in range(0, height, rows):
+                count = min(rows, height - top) * width
+                yield top, np.fromfile(file, np.uint8, count).reshape(-1, width)
 
     def remove(self) -> None:
         self.note.unlink(missing_ok=True)
@@ -415,14 +402,15 @@ def _origin(segmenter: Segmenter, path: Path, protocol: Protocol) -> dict[str, A
 
 def _write(path: Path, part: _Part, source: _Source, space: LabelSpace) -> Int64[np.ndarray, " 256"]:
     """The GeoTIFF of all labels, with the image's place on earth, read back; returns how many pixels each value has."""
-    file, grid, counts = source.file, part.grid, np.zeros(256, np.int64)
+    file, counts = source.file, np.zeros(256, np.int64)
     points, their_crs = file.gcps
     place: dict[str, Any] = {"crs": file.crs, "rpcs": file.rpcs}
     if points:
         place |= {"crs": their_crs, "gcps": points}
     elif not file.transform.is_identity:
         place |= {"transform": file.transform}
-    size = {"width": grid.width, "height": grid.height, "count": 1, "dtype": "uint8", "nodata": IGNORE_INDEX}
+    height, width = source.size
+    size = {"width": width, "height": height, "count": 1, "dtype": "uint8", "nodata": IGNORE_INDEX}
     form = {"tiled": True, "blockxsize": _TILE, "blockysize": _TILE, "compress": "deflate", "bigtiff": "if_safer"}
     try:
         with open_raster(path, "w", driver="GTiff", **size, **form, **place) as output:
@@ -431,11 +419,11 @@ def _write(path: Path, part: _Part, source: _Source, space: LabelSpace) -> Int64
             output.set_band_description(1, "class")
             output.update_tags(1, **{f"class_{index}": name for index, name in enumerate(space.names)})
             for top, labels in part.read(_TILE):
-                output.write(labels, 1, window=((top, top + len(labels)), (0, grid.width)))
+                output.write(labels, 1, window=((top, top + len(labels)), (0, width)))
                 counts += np.bincount(labels.ravel(), minlength=256)
         with open_raster(path) as output:  # for what fails when a file is closed, nobody is told
             for top, labels in part.read(_TILE):
-                if not np.array_equal(output.read(1, window=((top, top + len(labels)), (0, grid.width))), labels):
+                if not np.array_equal(output.read(1, window=((top, top + len(labels)), (0, width))), labels):
                     raise OSError("what was written is not what is read")
     except Exception as error:  # rasterio raises nearly anything
         raise OSError(" ".join(str(error.__cause__ or error).split())) from None

@@ -4,6 +4,7 @@ Blocks of finished scores come out as the windows go on, so that memory is a win
 the image's height; the same blocks make the prediction of an image in memory and that of a raster, bit for bit.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
@@ -35,6 +36,37 @@ def starts(length: int, crop: int, stride: int, edge: Literal["shift", "pad"]) -
     return [min(index * stride, last) for index in range(count)]
 
 
+class Grid(NamedTuple):
+    """The windows of an image of `size`: how large they are, where their rows and columns begin, and where the rows of
+    pixels end that each row of windows finishes."""
+
+    size: tuple[int, int]
+    window: tuple[int, int]
+    tops: list[int]
+    lefts: list[int]
+    ends: list[int]
+
+    @classmethod
+    def of(cls, size: tuple[int, int], protocol: Protocol) -> "Grid":
+        """By `protocol`, which has a crop; windows that are moved back are no larger than the image."""
+        if protocol.crop is None:
+            raise ValueError("Windows need a protocol with crop.")
+        sides = zip(size, protocol.crop, strict=True)
+        rows, columns = (min(crop, side) if protocol.edge == "shift" else crop for side, crop in sides)
+        axes = zip(size, (rows, columns), protocol.steps, strict=True)
+        tops, lefts = (starts(*axis, protocol.edge) for axis in axes)
+        return cls(size, (rows, columns), tops, lefts, [*tops[1:], size[0]])
+
+    @property
+    def total(self) -> int:
+        """How many windows there are."""
+        return len(self.tops) * len(self.lefts)
+
+    def batch(self, pixels: int) -> int:
+        """How many windows go through the network at once."""
+        return max(pixels // math.prod(self.window), 1)
+
+
 def importance(crop: tuple[int, int], blend: Literal["uniform", "gaussian"]) -> Float[Tensor, "h w"]:
     """What a window counts at each of its pixels."""
     if blend == "uniform":
@@ -57,17 +89,9 @@ def sweep(
     image (edge: pad) is filled. done: so many window rows are left out; the others' blocks are the same bits. Windows
     of one row go through the network in batches of at most `batch_pixels`, which are the same in every run.
     """
-    if protocol.crop is None:
-        raise ValueError("sweep needs a protocol with crop.")
-    rows, columns = (
-        min(crop, side) if protocol.edge == "shift" else crop for crop, side in zip(protocol.crop, size, strict=True)
-    )
-    (down, across), (height, width) = protocol.steps, size
-    tops = starts(height, rows, down, protocol.edge)
-    lefts = starts(width, columns, across, protocol.edge)
-    ends = [*tops[1:], height]
-    weights = importance((rows, columns), protocol.blend)
-    batch = max(batch_pixels // (rows * columns), 1)
+    grid = Grid.of(size, protocol)
+    (_, width), (rows, columns), tops, lefts, ends = grid
+    weights, batch = importance(grid.window, protocol.blend), grid.batch(batch_pixels)
     # What rows above have left for those below: sums of weighted scores, and in the last channel of the weights.
     carried = max((top + rows - end for top, end in zip(tops[:-1], ends[:-1], strict=True)), default=0)
     carry: Tensor | None = None
@@ -75,7 +99,7 @@ def sweep(
     for row in range(first, len(tops)):
         top, final, overlap = tops[row], ends[row] - tops[row], 0 if row == first else tops[row - 1] + rows - tops[row]
         overlap, sums, entered = max(overlap, 0), None, 0
-        for column, scores in enumerate(_windows(read, network, top, lefts, (rows, columns), batch)):
+        for column, scores in enumerate(_windows(read, network, top, lefts, grid.window, batch)):
             if carry is None:
                 weights = weights.to(scores.device)
                 carry = scores.new_zeros(len(scores) + 1, carried, width)

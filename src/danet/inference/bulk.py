@@ -17,8 +17,6 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from PIL import Image
-
 from danet.data.images import image_suffixes
 from danet.data.labels import LabelSpace
 from danet.data.parallel import Progress, ahead
@@ -146,8 +144,7 @@ class Predictor:
 
     def columns(self, prediction: Prediction) -> dict[str, Any]:
         """What a row tells of a prediction."""
-        mask, encoded = Image.fromarray(prediction.labels), BytesIO()
-        mask.putpalette(self.segmenter.labels.palette())
+        mask, encoded = prediction.label_image(), BytesIO()
         mask.save(encoded, "PNG")
         return {
             "width": mask.width,

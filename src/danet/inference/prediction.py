@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,29 +75,35 @@ class Prediction:
         """How probable class `name` is at every pixel; raises InputError for an unknown name."""
         return self.probabilities[self.space.index(name)].numpy()
 
+    def label_image(self) -> Image.Image:
+        """The class indices as a picture, with the classes' colours as its palette."""
+        picture = Image.fromarray(self.labels)
+        picture.putpalette(self.space.palette())
+        return picture
+
     def overlay(self) -> Image.Image:
         """The image under its classes' colours, with a legend."""
         return overlay(self.image, self.labels, self.space)
 
-    def save(self, folder: str | Path, stem: str, kinds: Collection[str] = FILES) -> dict[str, Path]:
-        """Write those `kinds` of `output_paths`: class indices with palette (labels), overlay, and shares with mean
-        confidence and entropy (json); none is ever half there."""
-        mask = Image.fromarray(self.labels)
-        mask.putpalette(self.space.palette())
-        facts = {
+    def _facts(self) -> dict[str, Any]:
+        return {
             "width": self.labels.shape[1],
             "height": self.labels.shape[0],
             "confidence": round(float(self.confidence.mean()), 4),
             "entropy": round(float(self.entropy.mean()), 4),
             "shares": {name: round(share, 6) for name, share in self.shares.items()},
         }
+
+    def save(self, folder: str | Path, stem: str, kinds: Collection[str] = FILES) -> dict[str, Path]:
+        """Write those `kinds` of `output_paths`: class indices with palette (labels), overlay, and shares with mean
+        confidence and entropy (json); none is ever half there."""
         made = PngInfo()
         made.add_text("Software", _SOFTWARE)
         write: dict[str, Callable[[Path], object]] = {
-            "labels": lambda aside: mask.save(aside, format="PNG", pnginfo=made),
+            "labels": lambda aside: self.label_image().save(aside, format="PNG", pnginfo=made),
             "overlay": lambda aside: self.overlay().save(aside, format="PNG", pnginfo=made),
             "json": lambda aside: aside.write_text(
-                json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+                json.dumps(self._facts(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
             ),
         }
         paths = {kind: path for kind, path in output_paths(Path(folder), stem).items() if kind in kinds}

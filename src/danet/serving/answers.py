@@ -108,9 +108,7 @@ def as_json(prediction: Prediction, name: str) -> bytes:
 
 def as_png(prediction: Prediction) -> bytes:
     """Class indices with the classes' colours as palette."""
-    labels = Image.fromarray(prediction.labels)
-    labels.putpalette(prediction.space.palette())
-    return _png(labels)
+    return _png(prediction.label_image())
 
 
 def _png(image: Image.Image) -> bytes:

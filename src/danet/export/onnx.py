@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -116,14 +117,24 @@ def write_model(
     size, and which OpenVINO (2026.4) does not take. Raises InputError for an operator that torch cannot export.
     """
     network = FromFileValues(ready(model, torch.device("cpu")), rule, getattr(torch, precision)).eval()
-    example, free = (torch.zeros(2, len(rule.names), 70, 93),), torch.export.Dim.DYNAMIC
-    sizes = ({0: free, 2: free, 3: free},)
+    write_graph(path, network, torch.zeros(2, len(rule.names), 70, 93), ["logits"], scan=scan)
+
+
+def write_graph(
+    path: Path, network: nn.Module, images: Float32[Tensor, "b c h w"], outputs: Sequence[str], scan: bool = False
+) -> None:
+    """`network`, which makes the named `outputs` of "images", as one ONNX file; of `images` no size is kept but c.
+
+    A batch of one is kept too. Raises InputError for an operator that torch cannot export.
+    """
+    free = torch.export.Dim.DYNAMIC
+    sizes = ({2: free, 3: free} | ({0: free} if len(images) > 1 else {}),)
     with torch.no_grad():
         if scan:
-            program = torch.export.export(network, example, dynamic_shapes=sizes, strict=False)
+            program = torch.export.export(network, (images,), dynamic_shapes=sizes, strict=False)
             source, given = program.run_decompositions({attend: _in_blocks}), {}
         else:
-            source, given = network, {"args": example, "dynamic_shapes": sizes}
+            source, given = network, {"args": (images,), "dynamic_shapes": sizes}
         try:
             exported = torch.onnx.export(
                 source,
@@ -132,7 +143,7 @@ def write_model(
                 verbose=False,
                 opset_version=OPSET,
                 input_names=["images"],
-                output_names=["logits"],
+                output_names=list(outputs),
                 custom_translation_table={attend: _attend},
             )
         except torch.onnx.OnnxExporterError as error:

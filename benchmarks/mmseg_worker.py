@@ -7,18 +7,15 @@ It needs no danet, but an environment with torch, torchvision, matplotlib, rich,
 `pip install --no-deps`, mmsegmentation 1.2.2, mmengine, mmcv-lite 2.1.0, opencv-python-headless, addict, ftfy,
 prettytable, regex, termcolor, wcwidth and yapf. Compiled operators, which mmcv-lite lacks, have stand-ins.
 
-The network is that of their configs/_base_/models/danet_r50-d8.py with BatchNorm for SyncBN. It says what it is in one
-line of JSON; then, for each line "go", it does its work and prints its seconds, and for a line "peak" the most bytes
-that the process had since then. Its work is a training step from random weights (forward, losses and the accuracy that
-they report beside them, backward, SGD), or with --image their whole-image inference: normalised, predicted, resized to
-the image's size, argmax, by their own `test_step`; the labels are written.
+The network is that of their configs/_base_/models/danet_r50-d8.py with BatchNorm for SyncBN. For each line it does its
+work once (worker.py): a training step from random weights (forward, losses and the accuracy that they report beside
+them, backward, SGD), or with --image their whole-image inference: normalised, predicted, resized to the image's size,
+argmax, by their own `test_step`; the labels are written.
 """
 
 import argparse
 import importlib.machinery
-import json
 import sys
-import time
 import types
 import warnings
 from collections.abc import Callable
@@ -27,6 +24,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
+from worker import serve
 
 
 def stand_in(name: str) -> types.ModuleType:
@@ -101,11 +100,6 @@ def build(classes: int) -> torch.nn.Module:
     )
 
 
-def peak_memory() -> int:
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
-
-
 def training_step(options: argparse.Namespace) -> tuple[torch.nn.Module, Callable[[], object]]:
     """Their network, and one step of its training on noise."""
     model = build(options.classes).train()
@@ -161,15 +155,7 @@ def main() -> None:
     torch.manual_seed(0)
     model, work = whole_image(options) if options.image else training_step(options)
     name = f"mmsegmentation {version('mmsegmentation')}, torch {torch.__version__.partition('+')[0]}"
-    print(json.dumps({"name": name, "parameters": sum(p.numel() for p in model.parameters())}), flush=True)
-    Path("/proc/self/clear_refs").write_text("5")
-    for line in sys.stdin:
-        if line.strip() == "go":
-            start = time.perf_counter()
-            work()
-            print(time.perf_counter() - start, flush=True)
-        else:
-            print(peak_memory(), flush=True)
+    serve({"name": name, "parameters": sum(p.numel() for p in model.parameters())}, work)
 
 
 if __name__ == "__main__":

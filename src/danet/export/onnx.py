@@ -14,12 +14,9 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import onnx
 import onnxruntime
-import onnxscript
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Float32
+from jaxtyping import Float32
 from torch import Tensor, nn
 
 from danet.config import SMALLEST_SIDE, Preprocess
@@ -27,21 +24,18 @@ from danet.data.parallel import Progress
 from danet.data.scenes import scene
 from danet.data.transforms import normalise
 from danet.errors import InputError
+from danet.export.attend import FORMS, OPSET, Form
 from danet.files import built_aside
 from danet.inference.network import ready
 from danet.models.segmentation import SegmentationModel
 from danet.ops.operator import attend
 from danet.weights.bundle import Bundle
 
-OPSET = 18
-op: Any = onnxscript.opset18
 MODEL, LABELS, RUN = "model.onnx", "labels.json", "run.py"
 SIZES = ((96, 128), (129, 161), (191, 255))
 """Height and width of the images on which both models are compared; none is the example's that is traced."""
 TOLERANCE, AGREEMENT = 1e-3, 0.999
 """How far a float32 logit may be off, and the share of pixels that must keep their label."""
-QUERIES = 256
-"""So many queries meet all keys at a time, where attention goes by blocks."""
 ExportPrecision = Literal["float32", "float16"]
 
 
@@ -109,19 +103,22 @@ def export_onnx(
 
 
 def write_model(
-    path: Path, model: SegmentationModel, rule: Preprocess, precision: ExportPrecision = "float32", scan: bool = False
+    path: Path,
+    model: SegmentationModel,
+    rule: Preprocess,
+    precision: ExportPrecision = "float32",
+    attention: Form = "blocks",
 ) -> None:
     """`model`, with the normalisation by `rule` before it and its norms folded, as one ONNX file.
 
-    With `scan`, position attention goes by blocks of queries in an ONNX `Scan`, whose memory is linear in the image's
-    size, and which OpenVINO (2026.4) does not take. Raises InputError for an operator that torch cannot export.
+    Raises InputError for an operator that torch cannot export.
     """
     network = FromFileValues(ready(model, torch.device("cpu")), rule, getattr(torch, precision)).eval()
-    write_graph(path, network, torch.zeros(2, len(rule.names), 70, 93), ["logits"], scan=scan)
+    write_graph(path, network, torch.zeros(2, len(rule.names), 70, 93), ["logits"], attention)
 
 
 def write_graph(
-    path: Path, network: nn.Module, images: Float32[Tensor, "b c h w"], outputs: Sequence[str], scan: bool = False
+    path: Path, network: nn.Module, images: Float32[Tensor, "b c h w"], outputs: Sequence[str], attention: Form
 ) -> None:
     """`network`, which makes the named `outputs` of "images", as one ONNX file; of `images` no size is kept but c.
 
@@ -130,21 +127,17 @@ def write_graph(
     free = torch.export.Dim.DYNAMIC
     sizes = ({2: free, 3: free} | ({0: free} if len(images) > 1 else {}),)
     with torch.no_grad():
-        if scan:
-            program = torch.export.export(network, (images,), dynamic_shapes=sizes, strict=False)
-            source, given = program.run_decompositions({attend: _in_blocks}), {}
-        else:
-            source, given = network, {"args": (images,), "dynamic_shapes": sizes}
         try:
             exported = torch.onnx.export(
-                source,
-                **given,
+                network,
+                (images,),
                 dynamo=True,
                 verbose=False,
                 opset_version=OPSET,
                 input_names=["images"],
                 output_names=list(outputs),
-                custom_translation_table={attend: _attend},
+                dynamic_shapes=sizes,
+                custom_translation_table={attend: FORMS[attention]},
             )
         except torch.onnx.OnnxExporterError as error:
             raise InputError(
@@ -152,36 +145,6 @@ def write_graph(
             ) from None
     assert exported is not None
     exported.save(path, external_data=False)
-
-
-def _in_blocks(
-    query: Float[Tensor, "b n d"], key: Float[Tensor, "b m d"], value: Float[Tensor, "b m c"], scale: float
-) -> tuple[Float[Tensor, "b n c"], Float[Tensor, "b n"]]:
-    """danet::position_attention, one block of queries after another; its log-sum-exp, which no logit needs, is 0."""
-    from torch._higher_order_ops.scan import scan  # private to torch, so nothing else hangs on it
-
-    batch, length, _ = query.shape
-    count = (length + QUERIES - 1) // QUERIES
-    padded = F.pad(query.float() * scale, (0, 0, 0, count * QUERIES - length))
-    turned = key.float().mT
-
-    def block(nothing: Tensor, rows: Float[Tensor, "b q d"]) -> tuple[Tensor, Float[Tensor, "b q c"]]:
-        return nothing.clone(), torch.softmax(rows @ turned, -1).to(value.dtype) @ value
-
-    _, gathered = scan(block, torch.zeros(1), padded.unflatten(1, (count, QUERIES)).transpose(0, 1))
-    return gathered.transpose(0, 1).flatten(1, 2)[:, :length], query.new_zeros(batch, length, dtype=torch.float32)
-
-
-def _attend(query: Any, key: Any, value: Any, scale: float) -> Any:
-    """danet::position_attention in ONNX's operators: softmax(scale · query keyᵀ) value, and the log-sum-exp.
-
-    As in danet.ops.position, scores and softmax are float32.
-    """
-    float32 = int(onnx.TensorProto.FLOAT)
-    query, key = op.Cast(query, to=float32), op.Cast(key, to=float32)
-    scores = op.Mul(op.MatMul(query, op.Transpose(key, perm=[0, 2, 1])), scale)
-    weights = op.CastLike(op.Softmax(scores, axis=-1), value)
-    return op.MatMul(weights, value), op.ReduceLogSumExp(scores, [-1], keepdims=0)
 
 
 def compare(session: onnxruntime.InferenceSession, bundle: Bundle, size: tuple[int, int]) -> Parity:

@@ -234,6 +234,12 @@ def _export(one: Parser) -> None:
     one.add_argument(
         "--precision", choices=("float32", "float16"), default="float32", help="of weights (default: float32)"
     )
+    one.add_argument(
+        "--attention",
+        choices=("blocks", "whole"),
+        default="blocks",
+        help="blocks of queries in a loop, in linear memory, or a whole map, which OpenVINO fuses (default: blocks)",
+    )
 
 
 def _info(one: Parser) -> None:

@@ -514,7 +514,7 @@ def export(options: argparse.Namespace) -> int:
     _check_output(folder, empty_folder=True)
     bundle = load_bundle(find_bundle(model))
     with Screen() as screen, explained(folder, "choose another with -o, or make room"):
-        parity = export_onnx(folder, bundle, name, options.precision, screen.phase("export"))
+        parity = export_onnx(folder, bundle, name, options.precision, options.attention, screen.phase("export"))
     found = {"folder": str(folder), "precision": options.precision, "parity": [one._asdict() for one in parity]}
     told = [
         f"{one.images} images of {one.width}×{one.height}: largest logit difference {one.largest_difference:.2g}, "

@@ -6,6 +6,7 @@ import resource
 import subprocess
 import sys
 from copy import deepcopy
+from dataclasses import replace
 from importlib.metadata import distribution
 from pathlib import Path
 from types import ModuleType
@@ -316,6 +317,17 @@ def test_tolerance(difference, agreement, precision, refused):
         return
     with pytest.raises(ParityError, match="At 35×33 pixels"):
         refuse_far(parity, precision)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_attention_in_the_form_that_was_asked_for(form, tmp_path):
+    bundle = replace(bundle_of(model_of("pam"), Preprocess()), model_config=config_of("pam"))
+    save_bundle(tmp_path / "model", bundle)
+    command = ["export", "--model", str(tmp_path / "model"), "--to", "onnx", "-o", str(tmp_path / "new")]
+    assert main([*command, "--attention", form]) == 0
+    assert json.loads((tmp_path / "new" / "labels.json").read_text())["attention"] == form
+    looped = "Loop" in {node.op_type for node in onnx.load(tmp_path / "new" / "model.onnx").graph.node}
+    assert looped == (form == "blocks")
 
 
 def test_float16_keeps_the_labels(tmp_path):

@@ -74,7 +74,12 @@ class FromFileValues(nn.Module):
 
 
 def export_onnx(
-    folder: Path, bundle: Bundle, name: str, precision: ExportPrecision = "float32", progress: Progress | None = None
+    folder: Path,
+    bundle: Bundle,
+    name: str,
+    precision: ExportPrecision = "float32",
+    attention: Form = "blocks",
+    progress: Progress | None = None,
 ) -> list[Parity]:
     """Write `folder`, new or empty, of the model that is called `name`; returns how near it is to the original.
 
@@ -85,7 +90,7 @@ def export_onnx(
     with built_aside(folder) as aside:
         if progress:
             progress(done, steps)
-        write_model(aside / MODEL, bundle.model, bundle.preprocess, precision)
+        write_model(aside / MODEL, bundle.model, bundle.preprocess, precision, attention)
         session = onnxruntime.InferenceSession(aside / MODEL, providers=["CPUExecutionProvider"])
         found = []
         for done, size in enumerate(SIZES, start=1):
@@ -95,7 +100,7 @@ def export_onnx(
         if progress:
             progress(steps, steps)
         refuse_far(found, precision)
-        facts = json.dumps(describe(bundle, name, precision, found), indent=2, ensure_ascii=False)
+        facts = json.dumps(describe(bundle, name, precision, attention, found), indent=2, ensure_ascii=False)
         (aside / LABELS).write_text(facts + "\n", encoding="utf-8")
         shutil.copyfile(Path(__file__).with_name(RUN), aside / RUN)
         aside.chmod(0o755)
@@ -167,7 +172,9 @@ def drawn(rule: Preprocess, size: tuple[int, int]) -> Float32[np.ndarray, "3 c h
     return (low + (high - low) * channels).astype(np.float32)
 
 
-def describe(bundle: Bundle, name: str, precision: ExportPrecision, parity: list[Parity]) -> dict[str, Any]:
+def describe(
+    bundle: Bundle, name: str, precision: ExportPrecision, attention: Form, parity: list[Parity]
+) -> dict[str, Any]:
     """What labels.json holds: all that is needed to use model.onnx, and what is known of it."""
     rule = bundle.preprocess
     return {
@@ -179,6 +186,7 @@ def describe(bundle: Bundle, name: str, precision: ExportPrecision, parity: list
         "input": "images: float32, batch × channels × height × width, file values (not normalised)",
         "output": "logits: float32, batch × classes × height × width, at the input's size",
         "precision": precision,
+        "attention": attention,
         "opset": OPSET,
         "versions": {package: version(package) for package in ("danet", "torch", "onnx", "onnxscript", "onnxruntime")},
         "parity": [one._asdict() for one in parity],

@@ -157,6 +157,7 @@ def evaluate(options: argparse.Namespace) -> int:
     from danet.processes import joined
     from danet.training.data import absolute_root, context_region, open_split
     from danet.weights.bundle import digest
+    from danet.weights.exported import is_exported
     from danet.weights.zoo import find_bundle
 
     output, sent = _report_places(options)
@@ -171,8 +172,10 @@ def evaluate(options: argparse.Namespace) -> int:
         config = read_config(run if run.is_file() else None, overrides)
         if sent:
             server_of(config.data.source)
-        device = choose_device(options.device or config.device)
-        precision = processes.of_main(choose_precision(options.precision or config.precision, device))
+        device, precision = options.device or config.device, options.precision or config.precision
+        if not is_exported(folder):  # which has its own
+            device = choose_device(device)
+            precision = processes.of_main(choose_precision(precision, device))
         segmenter = load(folder, str(device), precision)
         if not run.is_file() and "data.source" not in overrides and name is not None:
             raise InputError(f"{name} is part of no run, so its data are unknown; give --data.source and --data.root.")
@@ -409,6 +412,7 @@ def info(options: argparse.Namespace) -> int:
     from danet.training.board import write_board
     from danet.training.differences import differences, find_runs
     from danet.weights.bundle import load_bundle
+    from danet.weights.exported import is_exported, read_exported
     from danet.weights.zoo import embedded, find_bundle, published, published_scores
 
     runs = find_runs(options.model)
@@ -437,7 +441,11 @@ def info(options: argparse.Namespace) -> int:
         if (compared or options.tensorboard) and find_runs([path]) and not (Path(path) / "best").is_dir():
             found[path] = {"model": None}
             continue
-        bundle = load_bundle(find_bundle(path))
+        folder = find_bundle(path)
+        if is_exported(folder):
+            found[path] = read_exported(folder).model_dump(mode="json", exclude={"format", "colours"})
+            continue
+        bundle = load_bundle(folder)
         found[path] = {
             "model": bundle.model_config.model_dump(mode="json", exclude_defaults=True),
             "parameters": sum(parameter.numel() for parameter in bundle.model.parameters()),

@@ -7,13 +7,14 @@ float32. Which of them is faster where: docs/performance.md.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import onnx
 import onnxscript
 from onnxscript import BOOL, FLOAT, INT64, graph, script
 
-Form = Literal["blocks", "whole"]
+from danet.weights.exported import Form
+
 OPSET = 18
 op: Any = onnxscript.opset18
 SCORES = 2**24

@@ -6,12 +6,11 @@ the exported model says what the original says.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import onnxruntime
@@ -19,24 +18,26 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor, nn
 
-from danet.config import SMALLEST_SIDE, Preprocess
+from danet.config import SMALLEST_SIDE, Channels, Preprocess
 from danet.data.parallel import Progress
 from danet.data.scenes import scene
 from danet.data.transforms import normalise
 from danet.errors import InputError
-from danet.export.attend import FORMS, OPSET, Form
-from danet.files import built_aside
+from danet.export.attend import FORMS, OPSET
+from danet.files import built_aside, sha256
 from danet.inference.network import ready
 from danet.models.segmentation import SegmentationModel
 from danet.ops.operator import attend
 from danet.weights.bundle import Bundle
+from danet.weights.exported import DATA, FORMAT, LABELS, MODEL, Exported, ExportPrecision, Form, Size
 
-MODEL, LABELS, RUN = "model.onnx", "labels.json", "run.py"
+RUN = "run.py"
 SIZES = ((96, 128), (129, 161), (191, 255))
 """Height and width of the images on which both models are compared; none is the example's that is traced."""
 TOLERANCE, AGREEMENT = 1e-3, 0.999
 """How far a float32 logit may be off, and the share of pixels that must keep their label."""
-ExportPrecision = Literal["float32", "float16"]
+LARGEST = 2**31 - 2**27
+"""Bytes of tensors that one file may hold: a protobuf ends at 2 GB."""
 
 
 class ParityError(Exception):
@@ -100,8 +101,9 @@ def export_onnx(
         if progress:
             progress(steps, steps)
         refuse_far(found, precision)
-        facts = json.dumps(describe(bundle, name, precision, attention, found), indent=2, ensure_ascii=False)
-        (aside / LABELS).write_text(facts + "\n", encoding="utf-8")
+        files = {path.name: sha256(path) for path in (aside / MODEL, aside / DATA) if path.is_file()}
+        facts = describe(bundle, name, precision, attention, found, files)
+        (aside / LABELS).write_text(facts.model_dump_json(indent=2) + "\n", encoding="utf-8")
         shutil.copyfile(Path(__file__).with_name(RUN), aside / RUN)
         aside.chmod(0o755)
     return found
@@ -149,7 +151,9 @@ def write_graph(
                 f"torch cannot export this model: {_reason(error)}; use another backbone, such as a ResNet."
             ) from None
     assert exported is not None
-    exported.save(path, external_data=False)
+    values = (one.const_value for one in exported.model.graph.initializers.values())
+    size = sum(value.nbytes for value in values if value is not None)
+    exported.save(path, external_data=size > LARGEST)
 
 
 def compare(session: onnxruntime.InferenceSession, bundle: Bundle, size: tuple[int, int]) -> Parity:
@@ -173,24 +177,34 @@ def drawn(rule: Preprocess, size: tuple[int, int]) -> Float32[np.ndarray, "3 c h
 
 
 def describe(
-    bundle: Bundle, name: str, precision: ExportPrecision, attention: Form, parity: list[Parity]
-) -> dict[str, Any]:
+    bundle: Bundle,
+    name: str,
+    precision: ExportPrecision,
+    attention: Form,
+    parity: list[Parity],
+    files: dict[str, str],
+) -> Exported:
     """What labels.json holds: all that is needed to use model.onnx, and what is known of it."""
-    rule = bundle.preprocess
-    return {
-        "model": name,
-        "names": list(bundle.labels.names),
-        "colours": [list(colour) for colour in bundle.labels.colours],
-        "channels": {"names": list(rule.names), "range": list(rule.range)},
-        "size": {"longest": rule.longest, "smallest": SMALLEST_SIDE, "align_corners": bundle.model.align_corners},
-        "input": "images: float32, batch × channels × height × width, file values (not normalised)",
-        "output": "logits: float32, batch × classes × height × width, at the input's size",
-        "precision": precision,
-        "attention": attention,
-        "opset": OPSET,
-        "versions": {package: version(package) for package in ("danet", "torch", "onnx", "onnxscript", "onnxruntime")},
-        "parity": [one._asdict() for one in parity],
-    }
+    rule, config = bundle.preprocess, bundle.model_config
+    return Exported(
+        format=FORMAT,
+        model=name,
+        head=config.head,
+        backbone=config.backbone,
+        labels=bundle.labels.name,
+        names=list(bundle.labels.names),
+        colours=list(bundle.labels.colours),
+        channels=Channels(**rule.model_dump(include=set(Channels.model_fields))),
+        size=Size(longest=rule.longest, smallest=SMALLEST_SIDE, align_corners=bundle.model.align_corners),
+        input="images: float32, batch × channels × height × width, file values (not normalised)",
+        output="logits: float32, batch × classes × height × width, at the input's size",
+        precision=precision,
+        attention=attention,
+        opset=OPSET,
+        versions={package: version(package) for package in ("danet", "torch", "onnx", "onnxscript", "onnxruntime")},
+        parity=[one._asdict() for one in parity],
+        files=files,
+    )
 
 
 def refuse_far(parity: list[Parity], precision: ExportPrecision) -> None:

@@ -27,7 +27,7 @@ from danet.inference.device import fitting
 from danet.inference.prediction import Prediction
 from danet.inference.protocol import Protocol
 from danet.inference.segmenter import load
-from danet.weights.bundle import digest, load_bundle
+from danet.weights.bundle import digest
 from danet.weights.zoo import DEFAULT, find_bundle
 
 if TYPE_CHECKING:
@@ -76,14 +76,14 @@ def predict_bulk(
     if find_spec("ray") is None or find_spec("pyarrow") is None:
         raise InputError("The engine ray needs Ray Data: pip install 'danet[bulk]'.")
     folder = find_bundle(model)
-    bundle = load_bundle(folder)
+    known = load(folder, "cpu")
     for name in protocol.classes:
-        bundle.labels.index(name)
-    sources = find_sources(inputs, image_suffixes(bundle.preprocess), output)
+        known.labels.index(name)
+    sources = find_sources(inputs, image_suffixes(known.preprocess), output)
     if write == "png":
         _refuse_replaced(sources, output)
     made = {"model": model or DEFAULT, "sha256": digest(folder), "protocol": protocol.to_dict()}
-    made |= {"precision": precision, "write": write, "classes": list(bundle.labels.names)}
+    made |= {"precision": precision, "write": write, "classes": list(known.labels.names)}
     done, failures = 0, {}
     with explained(output, "choose another folder with -o, or make room"):
         output.mkdir(parents=True, exist_ok=True)

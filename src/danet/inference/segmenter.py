@@ -25,6 +25,7 @@ from danet.errors import InputError
 from danet.inference.device import Precision, autocast, batch_pixels, choose_device, choose_precision
 from danet.inference.encoding import Encoding
 from danet.inference.explanation import label_map, nearest
+from danet.inference.exported import ExportedModel
 from danet.inference.image_like import ImageLike, Pixels, as_pixels
 from danet.inference.network import ready
 from danet.inference.prediction import Prediction
@@ -34,6 +35,7 @@ from danet.models.layers import resize
 from danet.models.segmentation import SegmentationModel
 from danet.viz.answer import UNNAMED, LabelMap, ModelFacts
 from danet.weights.bundle import load_bundle
+from danet.weights.exported import MODEL, is_exported, read_exported
 from danet.weights.zoo import DEFAULT, find_bundle
 
 WHOLE = PROTOCOLS["whole"][0]
@@ -52,7 +54,7 @@ class Segmenter:
 
     def __init__(
         self,
-        model: SegmentationModel,
+        model: SegmentationModel | ExportedModel,
         labels: LabelSpace,
         preprocess: Preprocess,
         device: str = "auto",
@@ -61,7 +63,7 @@ class Segmenter:
     ) -> None:
         self.device = choose_device(device)
         self.precision: Precision = choose_precision(precision, self.device)
-        self.model = ready(model, self.device)
+        self.model = model if isinstance(model, ExportedModel) else ready(model, self.device)
         self.labels = labels
         self.preprocess = preprocess
         self.facts = facts
@@ -98,25 +100,34 @@ class Segmenter:
         return Prediction(to_display(pixels, self.preprocess), scores, self.labels, fusion)
 
     def encode(self, image: ImageLike) -> Encoding:
-        """One forward of one image, kept, for its prediction and its attention."""
+        """One forward of one image, kept, for its prediction and its attention.
+
+        Raises InputError for an image that is none, and for an exported model.
+        """
+        model = self.model
+        if isinstance(model, ExportedModel):
+            raise InputError(
+                f"{model.folder} is an exported model, which tells logits alone; for its attention give the run or the "
+                "bundle that it came from."
+            )
         pixels = as_pixels(image, self.preprocess)
         with self._inference():
-            output, traces = self.model.trace(self.prepare(pixels))
+            output, traces = model.trace(self.prepare(pixels))
             prediction, size = self._prediction(pixels, output.logits), output.logits.shape[-2:]
 
         def without(removed: Bool[np.ndarray, " n"]) -> Float[Tensor, "k h w"]:
             if "position" not in traces:
                 raise InputError("This model has no position attention; its head must be danet, dranet or pam.")
             with self._inference():
-                logits = self.model.without(traces, torch.from_numpy(removed).to(self.device), size)
+                logits = model.without(traces, torch.from_numpy(removed).to(self.device), size)
                 return self._prediction(pixels, logits).probabilities
 
         def again(gathered: Iterable[Float[Tensor, "1 n c"]], at: tuple[int, int]) -> list[LabelMap]:
             with self._inference():
-                changed = self.model.again(traces, gathered, size)
+                changed = model.again(traces, gathered, size)
                 return [label_map(nearest(self._enlarged(pixels, logits)[0], at).softmax(0)) for logits in changed]
 
-        return Encoding(prediction, traces, without, again, self.model.anatomy.span(size), self.facts)
+        return Encoding(prediction, traces, without, again, model.anatomy.span(size), self.facts)
 
     def prepare(self, pixels: Pixels) -> Float[Tensor, "1 c H W"]:
         """The network's input of an image seen whole, at the size that the size rule gives it."""
@@ -154,22 +165,41 @@ class Segmenter:
 def load(model: str | Path | None = None, device: str = "auto", precision: str = "auto") -> Segmenter:
     """A Segmenter from a run's folder, a bundle's, a model's name (`danet info` lists), or `owner/name` on the Hub.
 
+    Or from an exported model's folder, or the model.onnx in it, which runs on the CPU in its own precision.
+
     A published model is fetched and converted once, and kept in the user's cache folder (or DANET_CACHE). None is
     street-tiny, which comes with the package: a toy trained on drawn streets alone.
 
     Raises InputError for a missing, altered or foreign file, an unknown name, and what cannot be fetched.
     """
-    bundle = load_bundle(find_bundle(model))
+    folder = find_bundle(model)
+    if is_exported(folder):
+        return _exported(folder, own_name(model), device, precision)
+    bundle = load_bundle(folder)
     facts = ModelFacts(own_name(model), bundle.model_config.head, bundle.model_config.backbone, note(model))
     return Segmenter(bundle.model, bundle.labels, bundle.preprocess, device, precision, facts)
 
 
+def _exported(folder: Path, name: str, device: str, precision: str) -> Segmenter:
+    """A Segmenter of an exported model; raises InputError for a device or a precision that is not its own."""
+    told = read_exported(folder)
+    if device not in ("auto", "cpu"):
+        raise InputError(f"device is {device!r}, but {folder} is an exported model, which runs on the cpu here.")
+    if precision not in ("auto", told.precision):
+        raise InputError(
+            f"precision is {precision!r}, but {folder} was exported in {told.precision}: leave it out, or export again."
+        )
+    facts = ModelFacts(name, told.head, told.backbone, "")
+    network, space = ExportedModel(folder, told), told.space(str(folder))
+    return Segmenter(network, space, told.preprocess(), "cpu", told.precision, facts)
+
+
 def own_name(model: str | Path | None) -> str:
-    """What a model is called: a run or a bundle by its folder, without what that is in; others as they were named."""
+    """What a model is called: one in a folder by that, without what it is in; others as they were named."""
     if model is None:
         return DEFAULT
     path = Path(model).absolute()
-    return str(model) if not path.exists() else path.parent.name if path.name == "best" else path.name
+    return str(model) if not path.exists() else path.parent.name if path.name in ("best", MODEL) else path.name
 
 
 def note(model: str | Path | None) -> str:

@@ -25,6 +25,7 @@ from danet.errors import InputError
 from danet.files import sha256, sync, sync_folder
 from danet.models.attention import SIGNS, gates
 from danet.models.segmentation import SegmentationModel, build_model
+from danet.weights.exported import LABELS, is_exported
 
 FORMAT = 1
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
@@ -97,6 +98,8 @@ def load_bundle(folder: str | Path) -> Bundle:
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder; a bundle is a folder with {WEIGHTS} and {CONFIG}.")
+    if is_exported(folder):
+        raise InputError(f"{folder} is an exported model; for this give the run or the bundle that it came from.")
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise InputError(
@@ -128,8 +131,9 @@ def load_bundle(folder: str | Path) -> Bundle:
 
 
 def digest(folder: str | Path) -> str:
-    """What tells a bundle from every other: the SHA-256 of its configuration, which holds that of its weights."""
-    return sha256(Path(folder) / CONFIG)
+    """What tells a bundle, or an exported model, from every other: the SHA-256 of the file that holds its weights'."""
+    folder = Path(folder)
+    return sha256(folder / (LABELS if is_exported(folder) else CONFIG))
 
 
 def bundle_scores(folder: Path) -> dict[str, Any] | None:

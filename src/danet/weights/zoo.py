@@ -20,6 +20,7 @@ from danet.config import Section, nearest, read_yaml, validate
 from danet.errors import InputError
 from danet.weights.bundle import CARD, CONFIG, WEIGHTS, Bundle, save_bundle
 from danet.weights.download import Progress, fetch, forget, name_in
+from danet.weights.exported import LABELS, MODEL
 
 DEFAULT = "street-tiny"
 """A toy trained on drawn streets alone, which shows what attention does where nobody has named a model."""
@@ -55,10 +56,10 @@ class Published(Section):
 def find_bundle(name: str | Path | None = None, progress: Progress | None = None) -> Path:
     """The folder of the bundle that `name` stands for; None: street-tiny.
 
-    In this order: a run's or a bundle's folder, a model that comes with the package, one of zoo.yaml, an id
-    `owner/name[@revision]` on the Hub. What is not here is fetched once; `progress` (bytes done, bytes in all) by
-    default writes lines to stderr. Raises InputError for a run that has no model yet, for an unknown name, and for what
-    cannot be fetched.
+    In this order: a run's or a bundle's folder, an exported model's or the model.onnx in it, a model that comes with
+    the package, one of zoo.yaml, an id `owner/name[@revision]` on the Hub. What is not here is fetched once; `progress`
+    (bytes done, bytes in all) by default writes lines to stderr. Raises InputError for a run that has no model yet, for
+    an unknown name, and for what cannot be fetched.
     """
     if name is None:
         return _embedded_folder(DEFAULT)
@@ -69,6 +70,12 @@ def find_bundle(name: str | Path | None = None, progress: Progress | None = None
         raise InputError(f"The run {path} has validated no model yet; go on with: danet train --resume {path}")
     if path.is_dir():
         return path
+    if path.suffix == ".onnx" and path.is_file():
+        if path.name != MODEL:
+            raise InputError(
+                f"{path} is called otherwise than danet export writes it: {MODEL}, with {LABELS} beside it."
+            )
+        return path.parent
     if name in embedded():
         return _embedded_folder(name)
     models = published()

@@ -30,6 +30,8 @@ bench: setup
 	$(BIN)/python benchmarks/scenes.py --out results/scenes.csv
 	$(BIN)/python benchmarks/network.py --out results/network.csv
 	$(BIN)/python benchmarks/attention.py --out results/attention.csv --svg docs/attention.svg
+	$(BIN)/python benchmarks/runtimes.py --out results/runtimes.csv
+	$(BIN)/python benchmarks/results.py
 
 clean:
 	rm -rf .venv build dist

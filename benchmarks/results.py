@@ -1,4 +1,4 @@
-"""Write docs/results.md from the tables in results/; a test fails when they part.
+"""Write docs/results.md, and tables of other pages, from the tables in results/; a test fails when they part.
 
 python benchmarks/results.py
 """
@@ -107,17 +107,62 @@ On {rows[0]["hardware"]} ([raster.csv](../results/raster.csv)); how: [guides/ras
 """
 
 
+def runtimes(rows: Sequence[Row]) -> str:
+    """The network in each runtime, at each size."""
+    names = {"": "", "blocks": ", by blocks", "whole": ", whole"}
+    sizes = list(dict.fromkeys(row["size"] for row in rows))
+    ways = list(dict.fromkeys((row["runtime"], row["attention"], row["type"]) for row in rows))
+    found = {(row["runtime"], row["attention"], row["type"], row["size"]): row for row in rows}
+    head = [
+        "runtime, attention",
+        "type",
+        *(f"{size}: images/s" for size in sizes),
+        *(f"{size}: peak" for size in sizes),
+    ]
+    lines = [
+        [
+            f"{way[0]}{names[way[1]]}",
+            way[2],
+            *(f"{float(row['images_per_second']):.3g} ({row['times']} ×)" for row in of),
+            *(f"{row['peak_gigabytes']} GB" for row in of),
+        ]
+        for way in ways
+        for of in [[found[(*way, size)] for size in sizes]]
+    ]
+    kept = min(float(row["labels"]) for row in rows if row["type"] == "float32")
+    half = min(float(row["labels"]) for row in rows if row["type"] != "float32")
+    return f"""{_table(head, lines)}
+DANet-ResNet50, 19 classes, output stride 8, one image from file values to logits at its size, on {rows[0]["hardware"]}; in brackets how many times one goes into the first of its size; peak memory of a process with its libraries ([runtimes.csv](../results/runtimes.csv), by `make bench`). Of the labels {_percent(str(kept), 2)} or more are the first's in float32, {_percent(str(half), 2)} or more in bfloat16, with weights drawn at random.
+"""
+
+
 PROVENANCE = ("command", "date", "danet", "versions", "hardware", "precision", "seed")
 SECTIONS: dict[str, Callable[[Sequence[Row]], str]] = {"inference": inference, "sizes": sizes, "raster": rasters}
+
+INSERTED: dict[tuple[str, str], Callable[[Sequence[Row]], str]] = {("performance.md", "runtimes"): runtimes}
+"""Parts of other pages, between the comments `<!-- NAME -->` and `<!-- end of NAME -->`."""
 
 
 def page() -> str:
     """The page as the tables have it now."""
-    parts = []
-    for name, section in SECTIONS.items():
-        with (ROOT / "results" / f"{name}.csv").open(encoding="utf-8", newline="") as file:
-            parts.append(section(list(csv.DictReader(file))))
-    return "\n".join([HEAD, *parts])
+    return "\n".join([HEAD, *(section(_rows(name)) for name, section in SECTIONS.items())])
+
+
+def inserted() -> dict[Path, str]:
+    """The other pages as the tables have them now."""
+    pages: dict[Path, str] = {}
+    for (page, name), section in INSERTED.items():
+        path = PAGE.with_name(page)
+        text = pages.get(path) or path.read_text(encoding="utf-8")
+        before, start, rest = text.partition(f"<!-- {name} -->\n")
+        _, end, after = rest.partition(f"<!-- end of {name} -->")
+        pages[path] = f"{before}{start}{section(_rows(name))}{end}{after}"
+    return pages
+
+
+def _rows(name: str) -> list[Row]:
+    with (ROOT / "results" / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -130,4 +175,5 @@ def _percent(share: str, digits: int = 1) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")
+    for path, text in {PAGE: page(), **inserted()}.items():
+        path.write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""docs/results.md says what results/ holds."""
+"""docs/results.md, and tables of other pages, say what results/ holds."""
 
 import sys
 from pathlib import Path
@@ -6,13 +6,15 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 
-def test_the_page_is_that_of_the_tables():
+def test_pages_are_those_of_the_tables():
     sys.path.insert(0, str(ROOT / "benchmarks"))
     try:
         import results
     finally:
         sys.path.pop(0)
     assert results.PAGE.read_text(encoding="utf-8") == results.page()
+    for path, text in results.inserted().items():
+        assert path.read_text(encoding="utf-8") == text
 
 
 def test_every_table_says_where_it_comes_from():

@@ -229,15 +229,12 @@ def _convert(one: Parser) -> None:
 
 def _export(one: Parser) -> None:
     one.add_argument("--model", metavar="RUN-OR-MODEL", help=MODEL_HELP)
-    one.add_argument("--to", choices=("onnx",), required=True, help="the format")
-    one.add_argument("-o", "--output", metavar="DIR", help="a new folder (default: the model's name and -onnx)")
-    one.add_argument(
-        "--precision", choices=("float32", "float16"), default="float32", help="of weights (default: float32)"
-    )
+    one.add_argument("--to", choices=("onnx", "page"), required=True, help="a graph, or a site for any static host")
+    one.add_argument("-o", "--output", metavar="DIR", help="a new folder (default: the model's name and the format's)")
+    one.add_argument("--precision", choices=("float32", "float16"), help="of a graph's weights (default: float32)")
     one.add_argument(
         "--attention",
         choices=("blocks", "whole"),
-        default="blocks",
         help="blocks of queries in a loop, in linear memory, or a whole map, which OpenVINO fuses (default: blocks)",
     )
 

@@ -501,9 +501,10 @@ def convert(options: argparse.Namespace) -> int:
 
 
 def export(options: argparse.Namespace) -> int:
-    """Write a model as a folder that runs without danet: model.onnx, labels.json, run.py; and tell how near it is."""
+    """Write a model as a folder that runs without danet, in ONNX or as a page; and tell how near it is."""
     try:
         from danet.export.onnx import export_onnx
+        from danet.export.page import export_page
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("onnx", "onnxscript", "onnxruntime"):
             raise
@@ -512,24 +513,37 @@ def export(options: argparse.Namespace) -> int:
         ) from None
 
     from danet.console import Screen
-    from danet.inference.segmenter import own_name
+    from danet.inference.segmenter import note, own_name
+    from danet.viz.answer import ModelFacts
     from danet.weights.bundle import load_bundle
     from danet.weights.zoo import find_bundle
 
     model = _model(options.model)
     name = own_name(model)
-    folder = Path(options.output or f"{Path(name).name}-onnx")
+    folder = Path(options.output or f"{Path(name).name}-{options.to}")
     _check_output(folder, empty_folder=True)
+    if options.to == "page" and (options.precision, options.attention) != (None, None):
+        raise InputError(
+            "A page is in float32, with attention in a form of its own; leave --precision and --attention out."
+        )
     bundle = load_bundle(find_bundle(model))
+    precision = options.precision or "float32"
     with Screen() as screen, explained(folder, "choose another with -o, or make room"):
-        parity = export_onnx(folder, bundle, name, options.precision, options.attention, screen.phase("export"))
-    found = {"folder": str(folder), "precision": options.precision, "parity": [one._asdict() for one in parity]}
+        progress = screen.phase("export")
+        if options.to == "page":
+            facts = ModelFacts(name, bundle.model_config.head, bundle.model_config.backbone, note(model))
+            parity = export_page(folder, bundle, facts, progress)
+            again = f"{folder}: python -m http.server -d {folder}, and open http://localhost:8000"
+        else:
+            parity = export_onnx(folder, bundle, name, precision, options.attention or "blocks", progress)
+            again = f"{folder}: try python {folder / 'run.py'} IMAGE"
+    found = {"folder": str(folder), "precision": precision, "parity": [one._asdict() for one in parity]}
     told = [
         f"{one.images} images of {one.width}×{one.height}: largest logit difference {one.largest_difference:.2g}, "
         f"labels that agree {100 * one.agreement:.3f} %"
         for one in parity
     ]
-    return _finish(options, found, *told, f"{folder}: try python {folder / 'run.py'} IMAGE")
+    return _finish(options, found, *told, again)
 
 
 def data_init(options: argparse.Namespace) -> int:

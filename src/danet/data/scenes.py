@@ -34,6 +34,9 @@ SKY, BUILDING, POLE, ROAD, PAVEMENT, TREE, SIGN, FENCE, CAR, PEDESTRIAN, BICYCLI
 STANDS_ON = {ROAD: (CAR, BICYCLIST), PAVEMENT: (PEDESTRIAN, TREE, SIGN, POLE)}
 THINGS = (POLE, TREE, SIGN, CAR, PEDESTRIAN, BICYCLIST)
 FOCAL = 0.95  # focal length, in widths of the picture
+EXAMPLE = 1003, 4, 480, 640
+"""A drawn street (seed, index, height, width) that is labelled right far away, as is its twin, which differs in what
+stands on road and pavement alone."""
 
 
 class Scene(NamedTuple):

@@ -156,14 +156,14 @@ def write_graph(
     exported.save(path, external_data=size > LARGEST)
 
 
-def compare(session: onnxruntime.InferenceSession, bundle: Bundle, size: tuple[int, int]) -> Parity:
-    """Both models on a batch of three drawn scenes of `size`."""
+def compare(session: onnxruntime.InferenceSession, bundle: Bundle, size: tuple[int, int], batch: int = 3) -> Parity:
+    """Both models on three drawn scenes of `size`, `batch` of them at a time."""
     rule = bundle.preprocess
     images = drawn(rule, size)
     with torch.inference_mode():
         expected = bundle.model(normalise(torch.from_numpy(images), rule.mean, rule.std, rule.range)).logits.numpy()
-    (found,) = session.run(["logits"], {"images": images})
-    found = np.asarray(found)
+    parts = np.split(images, len(images) // batch)
+    found = np.concatenate([np.asarray(session.run(["logits"], {"images": part})[0]) for part in parts])
     difference = float(np.abs(found - expected).max())
     return Parity(*size, len(images), difference, float((found.argmax(1) == expected.argmax(1)).mean()))
 

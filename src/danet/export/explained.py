@@ -86,10 +86,10 @@ def channel(trace: BranchTrace) -> Named:
 def without_tenths(
     query: Float[Tensor, "n d"], key: Float[Tensor, "m d"], value: Float[Tensor, "m c"]
 ) -> list[Float[Tensor, "n c"]]:
-    """As danet.ops.taken.position_attention_taken, in operators of ONNX, and without the whole map's blocks.
+    """What each query gathers without the tenth of its keys that it attends to most, and without as many others.
 
-    What each query gathers without the tenth of its keys that it attends to most, and without as many others, which a
-    sine of both numbers draws.
+    As danet.ops.taken.position_attention_taken, in operators of ONNX and with the whole map at once; the others are
+    drawn by a sine of the two places' numbers.
     """
     scores, keys = query @ key.mT, key.shape[0]
     tenth = (keys + 4 + (keys // 10) % 2) // 10  # a half goes to the even neighbour, as in Python

@@ -28,8 +28,8 @@ AUTHORS = [
     "cityscapes-dranet-r101",
     *(f"{data}-{depth}" for data in ("voc", "pascal-context", "cocostuff-10k") for depth in ("r50", "r101")),
 ]
-OWN = ["demo", "street-tiny", "street-small", "camvid-r18", "camvid-r50", "camvid-32-r50", "modern-convnext"]
-OWN.append("modern-dinov3")
+OWN = ["demo", "street-tiny", "street-small", "camvid-r18", "camvid-r18d", "camvid-r50", "camvid-32-r50"]
+OWN += ["modern-convnext", "modern-dinov3"]
 SOURCE = re.compile(
     r"junfu1115/DANet|DANet#\d+|mmsegmentation|configs/[\w/]+\.py|results/README\.md|benchmarks/\w+\.py|`danet demo`"
 )

@@ -100,9 +100,10 @@ function colours({ position_features: features, position_gram: gram, value, gath
   const [channels, rows, columns] = features.dims;
   const places = rows * columns;
   const directions = principal(gram.data, channels);
-  const project = ({ data, dims: [count] }) => directions.map((d) => project1(data, count, channels, channels, 1, d));
-  const points = directions.map((d) => project1(features.data, places, channels, 1, places, d));
-  const [values, mixed] = [project(value), project(gathered)];
+  const points = directions.map((direction) => along(direction, features.data, places, 1, places));
+  const [values, mixed] = [value, gathered].map(({ data, dims: [count] }) =>
+    directions.map((direction) => along(direction, data, count, channels, 1)),
+  );
   const found = { features: points, value: values, gathered: mixed };
   points.forEach((point, k) => {
     const middle = mean(values[k]);
@@ -121,12 +122,12 @@ function colours({ position_features: features, position_gram: gram, value, gath
   );
 }
 
-/** Of `count` points, whose parts lie `apart`, and which lie `next` to one another, each along `direction`. */
-function project1(data, count, channels, next, apart, direction) {
+/** How far each of `count` points lies along a direction: point i has its part c at i · next + c · apart. */
+function along(direction, data, count, next, apart) {
   const found = new Float64Array(count);
-  for (let c = 0; c < channels; c++) {
-    for (let i = 0; i < count; i++) found[i] += data[i * next + c * apart] * direction[c];
-  }
+  direction.forEach((part, c) => {
+    for (let i = 0; i < count; i++) found[i] += data[i * next + c * apart] * part;
+  });
   return found;
 }
 
@@ -139,8 +140,8 @@ export function principal(gram, size, rounds = 300) {
       const next = new Float64Array(size);
       for (let i = 0; i < size; i++) for (let j = 0; j < size; j++) next[i] += gram[i * size + j] * own[j];
       for (const one of found) {
-        const along = product(next, one);
-        next.forEach((_, i) => (next[i] -= along * one[i]));
+        const shared = product(next, one);
+        next.forEach((_, i) => (next[i] -= shared * one[i]));
       }
       const length = Math.sqrt(product(next, next));
       if (!length) break; // fewer directions than three

@@ -1,6 +1,7 @@
 """The exported page in a real browser: what it makes of an image beside what Python makes of it."""
 
 import json
+import os
 import re
 import shutil
 import threading
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from playwright.sync_api import Browser, Page
 
 import danet
@@ -83,8 +85,10 @@ def opened(chromium: Browser, address: str) -> Iterator[Page]:
 
 
 def drop(page: Page, pixels: np.ndarray, path: Path, count: int = 3) -> None:
-    """Has the page encode an image, and waits until it is shown."""
-    Image.fromarray(pixels).save(path)
+    """Has the page encode an image, and waits until it is shown; a colour profile changes nothing, as in danet."""
+    gamma = PngInfo()
+    gamma.add(b"gAMA", (100_000).to_bytes(4, "big"))
+    Image.fromarray(pixels).save(path, pnginfo=gamma)
     page.set_input_files("label.choose input", path)
     page.wait_for_function(READY, arg=count, timeout=60_000)
     page.wait_for_function("name => document.querySelector('[aria-pressed=true]').textContent === name", arg=path.name)
@@ -166,6 +170,9 @@ def test_an_image_is_encoded_as_python_does_it(host, chromium, tmp_path):
         # the network saw 192×256 of its pixels
         assert large[:3] == [[768, 1024], [1500, 2000], [24, 32]]
         assert large[3] > 4
+        Image.fromarray(pixels[:31]).save(tmp_path / "small.png")
+        page.set_input_files("label.choose input", tmp_path / "small.png")
+        page.get_by_text("small.png: the image is 251×31 pixels; each side must be at least 32").wait_for()
         (tmp_path / "no-image.png").write_text("no image")
         page.set_input_files("label.choose input", tmp_path / "no-image.png")
         page.get_by_text("no-image.png: this browser cannot read it").wait_for()
@@ -178,6 +185,21 @@ def test_an_image_is_encoded_as_python_does_it(host, chromium, tmp_path):
     assert all(path.startswith("/some/street/") for path in asked)
     with opened(chromium, (tmp_path / "alone.html").as_uri()) as page:
         assert page.locator(".gallery button").all_inner_texts() == ["large.png"]
+
+
+@pytest.mark.parametrize("lacking", ["model.onnx", "page.json", "page/worker.js", f"onnxruntime/{browser.FILES[2]}"])
+def test_a_network_that_cannot_be_loaded_is_told_in_a_line(lacking, host, chromium, tmp_path):
+    root = tmp_path / "host"
+    shutil.copytree(host / "some" / "street", root, copy_function=os.link)
+    (root / lacking).unlink()
+    Image.fromarray(scene(7, 2, *SIZE).image).save(tmp_path / "street.png")
+    page = chromium.new_page()
+    with served(root) as (address, _):
+        page.goto(address)
+        page.wait_for_selector(".stages canvas")
+        page.set_input_files("label.choose input", tmp_path / "street.png")
+        page.get_by_text("street.png: the network could not be loaded").wait_for()
+    page.close()
 
 
 def test_the_folder(host):

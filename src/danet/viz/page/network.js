@@ -8,11 +8,14 @@ const LONGEST = 1024; // pixels of the picture that is shown
 /** A function that has the network encode an image file, and gives name and bytes of the answer to `join`. */
 export function connect(tell, join) {
   const worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
-  const facts = fetched("page.json").then((response) => response.json());
   const waiting = new Map();
+  const answerTo = (number) => new Promise((answered) => waiting.set(number, answered));
+  const facts = fetched("page.json").then((response) => response.json());
+  const loaded = Promise.all([facts, answerTo(0)]).catch(() => [null, {}]);
   let pace = null; // seconds a pixel, of the last image
+  let asked = 0;
   worker.addEventListener("message", ({ data: { number, ...answer } }) => {
-    waiting.get(number)(answer);
+    waiting.get(number)?.(answer);
     waiting.delete(number);
   });
   worker.addEventListener("error", () => {
@@ -23,26 +26,28 @@ export function connect(tell, join) {
 
   async function send(file) {
     const { name } = file;
-    const bitmap = await createImageBitmap(file).catch(() => null);
-    if (!bitmap) return tell(say("failed", { name, message: say("unreadable") }));
-    const told = await facts;
+    const failed = (message) => tell(say("failed", { name, message }));
+    tell(say("loading"));
+    const [told, { pace: tried }] = await loaded;
+    if (!tried) return failed(say("no_network"));
+    // colours as they stand in the file, as danet reads them
+    const bitmap = await createImageBitmap(file, { colorSpaceConversion: "none" }).catch(() => null);
+    if (!bitmap) return failed(say("unreadable"));
+    const { width, height } = bitmap;
+    const least = told.smallest;
+    if (Math.min(width, height) < least) return failed(say("too_small", { width, height, least }));
     const [image, pixels] = await seen(bitmap, name, told);
     const start = performance.now();
     const size = image.width * image.height;
-    const end = countDown(tell, pace === null ? 0 : pace * size, (seconds) =>
+    const end = countDown(tell, (pace ?? tried) * size, (seconds) =>
       seconds > 0 ? say("encoding", { name, seconds }) : say("encoding_soon", { name }),
     );
-    const { bytes, message } = await ask({ facts: told, image, pixels });
+    worker.postMessage({ number: ++asked, facts: told, image, pixels }, [pixels.buffer]);
+    const { bytes, message } = await answerTo(asked);
     end();
-    if (message) return tell(say("failed", { name, message }));
+    if (message) return failed(message);
     pace = (performance.now() - start) / 1000 / size;
     await join(name, async () => bytes);
-  }
-
-  function ask(question) {
-    const number = Math.random();
-    worker.postMessage({ number, ...question }, [question.pixels.buffer]);
-    return new Promise((answered) => waiting.set(number, answered));
   }
 }
 

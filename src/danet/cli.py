@@ -172,10 +172,11 @@ def evaluate(options: argparse.Namespace) -> int:
         config = read_config(run if run.is_file() else None, overrides)
         if sent:
             server_of(config.data.source)
-        device, precision = options.device or config.device, options.precision or config.precision
-        if not is_exported(folder):  # which has its own
-            device = choose_device(device)
-            precision = processes.of_main(choose_precision(precision, device))
+        if is_exported(folder):  # which has its own, whatever a run beside it has
+            device, precision = options.device or "auto", options.precision or "auto"
+        else:
+            device = choose_device(options.device or config.device)
+            precision = processes.of_main(choose_precision(options.precision or config.precision, device))
         segmenter = load(folder, str(device), precision)
         if not run.is_file() and "data.source" not in overrides and name is not None:
             raise InputError(f"{name} is part of no run, so its data are unknown; give --data.source and --data.root.")
@@ -363,21 +364,20 @@ def serve(options: argparse.Namespace) -> int:
             raise
         raise InputError("danet serve needs two packages more; install them with: pip install 'danet[serve]'") from None
     limits = Limits(options.max_bytes, options.max_pixels, options.timeout, options.concurrency)
-    server = listen(options.host, options.port)  # what is wrong with these is said before anything heavy is loaded
+    with listen(options.host, options.port) as server:  # what is wrong with these is said first
+        import webbrowser
 
-    import webbrowser
+        from danet.inference.segmenter import load
+        from danet.serving.app import create_app
 
-    from danet.inference.segmenter import load
-    from danet.serving.app import create_app
-
-    segmenter = load(_model(options.model), options.device, options.precision)
-    print("Computing the examples …", file=sys.stderr)
-    app, where = create_app(segmenter, limits, options.host, options.cors), address(server)
-    _finish(options, {"address": where}, f"{segmenter.facts.name} is at {where} (Ctrl-C ends it).")
-    sys.stdout.flush()
-    if options.open:
-        webbrowser.open(where)
-    run(app, server, limits)
+        segmenter = load(_model(options.model), options.device, options.precision)
+        print("Computing the examples …", file=sys.stderr)
+        app, where = create_app(segmenter, limits, options.host, options.cors), address(server)
+        _finish(options, {"address": where}, f"{segmenter.facts.name} is at {where} (Ctrl-C ends it).")
+        sys.stdout.flush()
+        if options.open:
+            webbrowser.open(where)
+        run(app, server, limits)
     return DONE
 
 
@@ -801,6 +801,8 @@ def _lines(facts: dict[str, Any], indent: str = "") -> list[str]:
     for name, value in facts.items():
         if isinstance(value, dict) and value:
             lines += [f"{indent}{name}:", *_lines(value, indent + "  ")]
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            lines += [f"{indent}{name}:", *(f"{indent}  {'; '.join(_lines(one))}" for one in value)]
         else:
             lines.append(f"{indent}{name}: {', '.join(map(str, value)) if isinstance(value, list) else value}")
     return lines

@@ -3,23 +3,31 @@
 import json
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 from PIL import Image
 
 import danet
 from danet.cli import main
-from danet.config import ModelConfig, Preprocess
+from danet.config import Channels, ModelConfig, Preprocess
 from danet.data.labels import LabelSpace
 from danet.data.scenes import scene
+from danet.data.transforms import normalise
 from danet.export import onnx as exporting
 from danet.export.onnx import export_onnx
 from danet.inference.protocol import Protocol
 from danet.weights.bundle import Bundle, load_bundle, save_bundle
+from danet.weights.exported import read_exported
 from tests.models.test_contract import network
 
 PROTOCOLS = {
@@ -110,6 +118,51 @@ def test_the_command_predicts_with_it(models, tmp_path, capsys):
     assert (own == found).mean() > 0.999
 
 
+def test_a_run_beside_it_gives_the_data_and_neither_device_nor_precision(models, tmp_path, capsys):
+    folder = Path(shutil.copytree(models / "exported", tmp_path / "street" / "onnx"))
+    (folder.parent / "config.yaml").write_text("data: {source: scenes, count: 4}\ndevice: cuda\nprecision: bfloat16\n")
+    assert main(["evaluate", str(folder), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["precision"] == "float32"
+
+
+def test_an_image_too_large_for_memory_is_named_and_the_rest_goes_on(models, tmp_path, capsys, monkeypatch):
+    for name, width in (("large", 200), ("small", 64)):
+        Image.fromarray(scene(3, 0, 64, width).image).save(tmp_path / f"{name}.png")
+    monkeypatch.setattr(onnxruntime, "InferenceSession", partial(Narrow, onnxruntime.InferenceSession))
+    places = [str(tmp_path / f"{name}.png") for name in ("large", "small")]
+    assert main(["predict", *places, "--model", str(models / "exported"), "-o", str(tmp_path / "out")]) == 3
+    assert "large.png needs more memory than there is; " in " ".join(capsys.readouterr().err.split())
+    assert [path.name for path in (tmp_path / "out").glob("*.png") if "large" in path.name] == []
+    assert [path.name for path in (tmp_path / "out").glob("small*.png")] != []
+
+
+class Narrow:
+    """A session without memory for wide images."""
+
+    def __init__(self, kind: type[onnxruntime.InferenceSession], *arguments: Any, **options: Any) -> None:
+        self.session = kind(*arguments, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.session, name)
+
+    def run(self, names: list[str], inputs: dict[str, np.ndarray]) -> list[Any]:
+        if inputs["images"].shape[-1] > 100:
+            raise Fail(
+                "[ONNXRuntimeError] : 1 : FAIL : Failed to allocate memory for requested buffer of size 50331648"
+            )
+        return self.session.run(names, inputs)
+
+
+@pytest.mark.parametrize("asked", [["--device", "cuda"], ["--precision", "bfloat16"]])
+def test_ray_is_not_started_for_a_device_or_precision_that_is_not_its_own(asked, models, tmp_path, capsys):
+    pytest.importorskip("ray")
+    Image.fromarray(scene(3, 0, 64, 64).image).save(tmp_path / "one.png")
+    command = ["predict", str(tmp_path), "--engine", "ray", "--model", str(models / "exported")]
+    assert main([*command, "-o", str(tmp_path / "out"), *asked]) == 2
+    assert f"danet: {asked[0][2:]} is {asked[1]!r}" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 def test_ray_predicts_with_it(models, tmp_path, capsys):
     Image.fromarray(scene(3, 0, 97, 131).image).save(tmp_path / "street.png")
@@ -130,6 +183,7 @@ def test_info_tells_what_it_is(models, capsys):
     "command",
     [
         ["attend", "IMAGE", "--at", "5,5", "--model", "MODEL"],
+        ["serve", "--model", "MODEL", "--port", "0"],
         ["convert", "MODEL", "--to", "mmseg", "-o", "NEW"],
         ["export", "--model", "MODEL", "--to", "onnx", "-o", "NEW"],
         ["train", "--init", "MODEL", "--dry-run"],
@@ -144,6 +198,12 @@ def test_what_needs_the_original_says_so(command, models, tmp_path, capsys):
     assert "exported is an exported model" in error[0]
     assert "the run or the bundle" in error[0]
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("name", ["exported", "exported/model.onnx"])
+def test_it_is_no_checkpoint(name, models, tmp_path, capsys):
+    assert main(["convert", str(models / name), "-o", str(tmp_path / "new")]) == 2
+    assert "is an exported model; give the checkpoint that it came from" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("asked", "words"), [({"precision": "bfloat16"}, "in float32"), ({"device": "mps"}, "cpu")])
@@ -173,6 +233,10 @@ def test_damaged_folders_are_told_in_a_line(damaged):
     refused("altered or cut short")
     altered(labels, files={"model.onnx": json.loads(told)["files"]["model.onnx"], "model.onnx.data": "0" * 64})
     refused("has no model.onnx.data")
+    altered(labels, files={})
+    refused(r"labels\.json: files.*SHA-256 of model\.onnx")
+    altered(labels, size=json.loads(told)["size"] | {"longest": 0})
+    refused(r"labels\.json: longest")
     labels.unlink()
     refused("has model.onnx, but no labels.json")
     labels.write_text("{")
@@ -204,6 +268,33 @@ def test_graphs_of_others_are_refused(damaged, tmp_path):
     (damaged / "model.onnx").rename(tmp_path / "other.onnx")
     with pytest.raises(danet.InputError, match=r"model\.onnx, with labels\.json beside it"):
         danet.load(tmp_path / "other.onnx")
+
+
+@pytest.mark.parametrize("sizes", [("n", 3, 64, 64), (1, 3, "h", "w"), ("n", 3)])
+def test_graphs_of_fixed_sizes_are_refused(sizes, damaged):
+    ends = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, (*sizes[:1], width, *sizes[2:]))
+        for name, width in (("images", 3), ("logits", 11))
+    ]
+    weights = onnx.numpy_helper.from_array(np.ones((11, 3, *(1 for _ in sizes[2:])), np.float32), "weights")
+    node = onnx.helper.make_node("Conv", ["images", "weights"], ["logits"])
+    if len(sizes) == 2:
+        node = onnx.helper.make_node("Gemm", ["images", "weights"], ["logits"], transB=1)
+    graph = onnx.helper.make_graph([node], "other", ends[:1], ends[1:], [weights])
+    opset = onnx.helper.make_opsetid("", 18)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=10), damaged / "model.onnx")
+    altered(damaged / "labels.json", files={"model.onnx": exporting.sha256(damaged / "model.onnx")})
+    with pytest.raises(danet.InputError, match="of any number and size"):
+        danet.load(damaged)
+
+
+@given(low=st.floats(-1e4, 1e4), width=st.floats(0.5, 1e5), share=st.floats(-0.5, 1.5))
+def test_file_values_are_left_as_they_are(low, width, share, models):
+    channels = Channels.model_validate({"names": ["nir"], "range": [low, low + width]})
+    rule = read_exported(models / "exported").model_copy(update={"channels": channels}).preprocess("labels.json")
+    value = low + share * width
+    found = normalise(torch.full((1, 1, 1, 1), value), rule.mean, rule.std, rule.range).item()
+    assert found == pytest.approx(value, abs=1e-6 * (abs(low) + width))
 
 
 def test_onnxruntime_may_be_missing(models, monkeypatch):

@@ -28,6 +28,7 @@ from danet.inference.prediction import Prediction
 from danet.inference.protocol import Protocol
 from danet.inference.segmenter import load
 from danet.weights.bundle import digest
+from danet.weights.exported import is_exported
 from danet.weights.zoo import DEFAULT, find_bundle
 
 if TYPE_CHECKING:
@@ -76,7 +77,10 @@ def predict_bulk(
     if find_spec("ray") is None or find_spec("pyarrow") is None:
         raise InputError("The engine ray needs Ray Data: pip install 'danet[bulk]'.")
     folder = find_bundle(model)
-    known = load(folder, "cpu")
+    if is_exported(folder):
+        known, device = load(folder, device, precision), "cpu"
+    else:
+        known = load(folder, "cpu")
     for name in protocol.classes:
         known.labels.index(name)
     sources = find_sources(inputs, image_suffixes(known.preprocess), output)

@@ -30,6 +30,7 @@ class ExportedModel(nn.Module):
         self.folder, self.align_corners = folder, told.size.align_corners
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 4  # what it says of errors is raised as well
         path = folder / MODEL
         try:
             self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -38,18 +39,22 @@ class ExportedModel(nn.Module):
             raise InputError(f"ONNX Runtime cannot read {path}: {reason}; export it again.") from None
         ends = [(one.name, one.type, one.shape) for one in (*self.session.get_inputs(), *self.session.get_outputs())]
         widths = {"images": len(told.channels.names), "logits": len(told.names)}
-        if [(name, kind, shape[1:2]) for name, kind, shape in ends] != [
-            (name, "tensor(float)", [width]) for name, width in widths.items()
-        ]:
+        fixed = [
+            (name, kind, [size if isinstance(size, int) else None for size in shape]) for name, kind, shape in ends
+        ]
+        if fixed != [(name, "tensor(float)", [None, width, None, None]) for name, width in widths.items()]:
             raise InputError(
                 f"{path} has {', '.join(f'{name} {shape}' for name, _, shape in ends)}; it must have float32 images of "
-                f"{widths['images']} channels and logits of {widths['logits']} classes: give a folder of "
-                "danet export --to onnx."
+                f"{widths['images']} channels, of any number and size, and logits of {widths['logits']} classes: give "
+                "a folder of danet export --to onnx."
             )
         digest = bytes.fromhex("".join(told.files.values()))
         self.register_buffer("digest", torch.tensor(list(digest), dtype=torch.uint8))  # tells its weights from others
 
     def forward(self, images: Float[Tensor, "b c H W"]) -> SegmentationOutput:
         inputs = {"images": images.float().contiguous().numpy()}
-        (logits,) = self.session.run(["logits"], inputs)
+        try:
+            (logits,) = self.session.run(["logits"], inputs)
+        except Exception as error:  # as torch has it, for those who look for a lack of memory
+            raise RuntimeError(" ".join(str(error).split())) from None
         return SegmentationOutput(torch.from_numpy(logits), {}, None)

@@ -35,7 +35,7 @@ from danet.models.layers import resize
 from danet.models.segmentation import SegmentationModel
 from danet.viz.answer import UNNAMED, LabelMap, ModelFacts
 from danet.weights.bundle import load_bundle
-from danet.weights.exported import MODEL, is_exported, read_exported
+from danet.weights.exported import LABELS, MODEL, is_exported, read_exported
 from danet.weights.zoo import DEFAULT, find_bundle
 
 WHOLE = PROTOCOLS["whole"][0]
@@ -190,8 +190,8 @@ def _exported(folder: Path, name: str, device: str, precision: str) -> Segmenter
             f"precision is {precision!r}, but {folder} was exported in {told.precision}: leave it out, or export again."
         )
     facts = ModelFacts(name, told.head, told.backbone, "")
-    network, space = ExportedModel(folder, told), told.space(str(folder))
-    return Segmenter(network, space, told.preprocess(), "cpu", told.precision, facts)
+    network, where = ExportedModel(folder, told), str(folder / LABELS)
+    return Segmenter(network, told.space(where), told.preprocess(where), "cpu", told.precision, facts)
 
 
 def own_name(model: str | Path | None) -> str:

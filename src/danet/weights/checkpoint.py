@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from danet.errors import InputError
+from danet.weights.exported import is_exported
 
 _NUMPY_KINDS = ("?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "U")
 _CORES = ("numpy.core.multiarray", "numpy._core.multiarray")
@@ -102,6 +103,8 @@ def _load(path: Path) -> Any:
 
 def _check_kind(path: Path) -> None:
     """Refuse what is well known and no checkpoint, by its first bytes."""
+    if is_exported(path) or (path.suffix == ".onnx" and path.is_file()):
+        raise InputError(f"{path} is an exported model; give the checkpoint that it came from.")
     if path.is_dir():
         raise InputError(f"{path} is a folder; give the checkpoint, a file such as {path / 'model.pth'}.")
     try:

@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
 
 from danet.config import Channels, Preprocess, Section, validate
 from danet.data.labels import LabelSpace
@@ -51,17 +52,24 @@ class Exported(Section):
     files: dict[str, str]
     """The SHA-256 of model.onnx, and of what is beside it for its sake."""
 
+    @field_validator("files")
+    @classmethod
+    def _of_the_model(cls, files: dict[str, str]) -> dict[str, str]:
+        if MODEL not in files:
+            raise PydanticCustomError("files", "it must have the SHA-256 of model.onnx")
+        return files
+
     def space(self, where: str) -> LabelSpace:
         """Names and colours of the classes."""
         return LabelSpace.from_dict({"name": self.labels, "names": self.names, "colours": self.colours}, where)
 
-    def preprocess(self) -> Preprocess:
+    def preprocess(self, where: str) -> Preprocess:
         """What is left to do for an image: a mean and spread that leave file values as they are."""
         low, high = self.channels.range
         count = len(self.channels.names)
         as_is = {"mean": [-low / (high - low)] * count, "std": [1 / (high - low)] * count}
         values = self.channels.model_dump() | as_is | {"longest": self.size.longest}
-        return validate(Preprocess, values, LABELS)
+        return validate(Preprocess, values, where)
 
 
 def is_exported(folder: Path) -> bool:

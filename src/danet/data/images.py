@@ -32,6 +32,8 @@ _ANIMATIONS = ("GIF", "PNG", "WEBP", "AVIF")
 _HEIF = (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1")
 _SAMPLES, _NODATA = 277, 42113  # TIFF tags: a pixel's count of values; what GDAL calls no data
 _WARNINGS = threading.Lock()
+_HEADERS = threading.Lock()
+"""Held while an array's header is parsed: Python 3.11's parser may fail where threads do that at once (gh-106905)."""
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it would print, an error says in its one line
 
 
@@ -203,15 +205,20 @@ def _source(image: Encoded) -> str | Path | BytesIO:
 def _array(image: Encoded) -> Num[np.ndarray, "h w *c"]:
     """A .npy file's array; it is mapped before it is read, so that a false size in its header takes no memory."""
     with readable(named(image)):
-        if isinstance(image, bytes):
-            values = np.load(BytesIO(image), allow_pickle=False)
-        else:
-            values = np.lib.format.open_memmap(image, mode="r")  # which reads no pickle
+        values = open_array(image)
         _refuse_large(values.shape[:2], named(image))
         values = np.array(values)
     if values.ndim in (2, 3):
         refuse_small(values.shape[1::-1], named(image))
     return values
+
+
+def open_array(image: Encoded) -> np.ndarray:
+    """A .npy file's array, a file's mapped; raises OSError or ValueError for what is none, or a pickle."""
+    with _HEADERS:
+        if isinstance(image, bytes):
+            return np.load(BytesIO(image), allow_pickle=False)
+        return np.lib.format.open_memmap(image, mode="r")  # which reads no pickle
 
 
 def read_bands(image: Encoded, channels: Channels = RGB) -> Num[np.ndarray, "h w c"]:

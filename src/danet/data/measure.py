@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from danet.config import Channels
-from danet.data.images import file_mode, read_bands, read_image
+from danet.data.images import file_mode, open_array, read_bands, read_image
 from danet.data.parallel import Progress, parallel_map
 from danet.errors import InputError
 
@@ -85,7 +85,7 @@ def _count(path: Path) -> int:
     suffix, mode = path.suffix.lower(), file_mode(path).mode
     if suffix == ".npy":
         try:
-            shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
+            shape = open_array(path).shape
         except (OSError, ValueError) as error:
             raise InputError(f"{path} cannot be read: {error}. Save it again with numpy.save.") from None
         return shape[2] if len(shape) == 3 else 1

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from danet.ops.product import product
+from danet.ops.softmax import softmax_
 
 ChannelRule = Literal["official", "paper"]
 
@@ -54,7 +55,7 @@ def channel_attention_map(
         dtype = _energy_dtype(query, key)
         energy = query.to(dtype) @ key.to(dtype).mT
         # Softmax is blind to a row's constant, so softmax(rowmax - E) is softmax(-E), less one rounding.
-        attention = torch.softmax(-energy if rule == "official" else energy, dim=-1)
+        attention = softmax_(-energy if rule == "official" else energy)
     return attention.to(torch.promote_types(torch.promote_types(query.dtype, key.dtype), torch.float32))
 
 

@@ -19,6 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from danet.ops.operator import attend
 from danet.ops.product import product
+from danet.ops.softmax import softmax_
 from danet.ops.tiles import wide_dtype
 
 Backend = Literal["auto", "tiles", "sdpa", "whole"]
@@ -151,8 +152,8 @@ def _whole(
 ) -> tuple[Float[Tensor, "b n c"], Float[Tensor, "b n"] | None]:
     dtype = wide_dtype(query, key, value)
     scores = product(_scaled(query.to(dtype), scale), key.to(dtype).mT)
-    output = product(torch.softmax(scores, dim=-1).to(value.dtype), value)
-    return output, scores.logsumexp(-1) if need_logsumexp else None
+    logsumexp = scores.logsumexp(-1) if need_logsumexp else None
+    return product(softmax_(scores).to(value.dtype), value), logsumexp
 
 
 def _sdpa(

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from danet.ops.product import product
+from danet.ops.softmax import powers_
 
 # Queries and keys of a tile: enough for products at full speed, few enough for the cache. Forward, one matrix of this
 # size is held at a time, backward two of half of it (8 MB in float32).
@@ -48,7 +49,7 @@ def _part(block: Float[Tensor, "b n d"], key: Float[Tensor, "b m d"], value: Flo
     weights = product(block, key.to(block.dtype).mT)
     # Not -inf, which scores that are all -inf would have subtracted from themselves.
     top = weights.amax(-1, keepdim=True).clamp_min_(torch.finfo(weights.dtype).min)
-    weights.sub_(top).exp2_()
+    powers_(weights.sub_(top))
     total = weights.sum(-1, keepdim=True)
     if value.dtype != torch.float16:
         return top, total, product(weights.to(value.dtype), value).to(weights.dtype)
@@ -59,7 +60,7 @@ def _part(block: Float[Tensor, "b n d"], key: Float[Tensor, "b m d"], value: Flo
 
 def _merge(left: Part, right: Part) -> Part:
     top = torch.maximum(left[0], right[0])
-    shrink, other = torch.exp2(left[0] - top), torch.exp2(right[0] - top)
+    shrink, other = powers_(left[0] - top), powers_(right[0] - top)
     return top, left[1] * shrink + right[1] * other, left[2].mul_(shrink).add_(right[2].mul_(other))
 
 
@@ -86,11 +87,11 @@ def attend_backward(
         inner[entries, rows] = (grad_output[entries, rows].to(dtype) * output[entries, rows]).sum(-1)
     for entries, keys in _blocks(key):
         block, values = key[entries, keys].to(dtype), value[entries, keys]
-        powers, turned = block * (scale / math.log(2)), block.mT.contiguous()
+        scaled, turned = block * (scale / math.log(2)), block.mT.contiguous()
         total_key, total_value = torch.zeros_like(block), torch.zeros_like(values, dtype=dtype)
         for rows in _steps(query.shape[1], QUERIES):
             queries, grad = query[entries, rows].to(dtype), grad_output[entries, rows]
-            weights = product(powers, queries.mT).sub_(offset[entries, None, rows]).exp2_()
+            weights = powers_(product(scaled, queries.mT).sub_(offset[entries, None, rows]))
             total_value += product(weights.to(values.dtype), grad)
             grad_scores = product(values, grad.mT).to(dtype).sub_(inner[entries, None, rows]).mul_(weights)
             total_key += product(grad_scores, queries)

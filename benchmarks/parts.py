@@ -19,6 +19,7 @@ from torch import nn
 
 from danet.models.convolution import quicken
 from danet.ops.product import product
+from danet.ops.softmax import powers_
 from danet.ops.tiles import KEYS, QUERIES
 from danet.ops.winograd import convolution_3x3
 from danet.training.provenance import describe_run
@@ -39,6 +40,8 @@ def parts() -> dict[str, Work]:
     quicken(groups)
     features = torch.randn(1, 2048, 45, 60).to(memory_format=torch.channels_last)
     half = [x.bfloat16() for x in (features, plain.weight, plain.bias)]
+    sharp = 30 * torch.randn(1, QUERIES, KEYS)
+    sharp -= sharp.amax(-1, keepdim=True)
     entries = QUERIES * KEYS / 1e9
     work = 2 * 2700 * 9 * 2048 * 512 / 1e9
     return {
@@ -48,6 +51,11 @@ def parts() -> dict[str, Work]:
             lambda: torch.exp2(weights, out=powers),
             lambda: torch.exp(weights, out=powers),
             entries,
+        ),
+        "weights value, of a sharp map: without subnormal numbers": (
+            lambda: powers_(sharp.clone()) @ value,
+            lambda: sharp.clone().exp2_() @ value,
+            1024 * entries,
         ),
         "3×3 on 2,048 channels, float32: Winograd's for the sum": (
             lambda: convolution_3x3(features, plain.weight),

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test test-slow check bench clean
+.PHONY: setup demo test test-slow check bench notebooks clean
 
 setup: .venv/.installed
 
@@ -33,6 +33,10 @@ bench: setup
 	$(BIN)/python benchmarks/attention.py --out results/attention.csv --svg docs/attention.svg
 	$(BIN)/python benchmarks/runtimes.py --out results/runtimes.csv
 	$(BIN)/python benchmarks/results.py
+
+notebooks: setup  # of the chapters of docs/learn, into build/notebooks
+	mkdir -p build/notebooks
+	for page in docs/learn/[1-8]-*.md; do $(BIN)/jupytext --quiet --to notebook -o build/notebooks/$$(basename $$page .md).ipynb $$page; done
 
 clean:
 	rm -rf .venv build dist

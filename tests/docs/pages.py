@@ -57,7 +57,10 @@ def run(page: str, name: str) -> Iterator[tuple[Block, Block | None, str]]:
 
 
 def alike(said: str, printed: str, share: float = 0.05) -> bool:
-    """Whether two outputs are the same words, with numbers that differ by no more than their last digit, or `share`."""
+    """Whether two outputs are the same words and, but for `share` and the last digit, the same numbers.
+
+    Small whole numbers are counts, which must be the same; numbers like 2e-06 are errors of rounding and must be small.
+    """
     if NUMBER.sub("#", said).split() != NUMBER.sub("#", printed).split():
         return False
     return all(_near(*pair, share) for pair in zip(NUMBER.findall(said), NUMBER.findall(printed), strict=True))
@@ -65,10 +68,11 @@ def alike(said: str, printed: str, share: float = 0.05) -> bool:
 
 def _near(said: str, printed: str, share: float) -> bool:
     one, other = (float(text.replace(",", "").replace("−", "-")) for text in (said, printed))
-    mantissa, _, exponent = said.partition("e")
-    digit = 10.0 ** (int(exponent or 0) - len(mantissa.partition(".")[2]))
-    whole = "." not in said and not exponent
-    return one == other if whole and abs(one) < 10 else abs(one - other) <= 1.01 * digit + share * abs(one)
+    if "e" in said:  # an error of rounding, of which the order of magnitude is said
+        return abs(other) <= max(10 * abs(one), 1e-5)
+    if "." not in said and abs(one) < 10:
+        return one == other
+    return abs(one - other) <= 1.01 * 10.0 ** -len(said.partition(".")[2]) + share * abs(one)
 
 
 def written(path: Path) -> str:

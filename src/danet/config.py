@@ -67,7 +67,9 @@ class ModelConfig(Section):
     backbone: str = "resnet50"
     """Any timm backbone that gives feature maps."""
     num_classes: Count = 19
+    """In a run the data say it."""
     in_channels: Count = 3
+    """Of the images; in a run the data say it."""
     output_stride: Count | None = None
     """Pixels per place of the last feature map; by default 8 where the backbone can be dilated, else its own."""
     multi_grid: tuple[Count, ...] = ()
@@ -83,6 +85,7 @@ class ModelConfig(Section):
     channel_rule: ChannelRule = "official"
     """Channel attention's softmax: of max − energy (the authors' code) or of the energy (the paper's text)."""
     dropout: Share = 0.1
+    """The share of channels that each classifier does without in a training step."""
     pretrained: bool | str = False
     """Start from timm's published weights of the backbone, or from a file of them."""
 
@@ -125,6 +128,7 @@ class OptimConfig(Section):
     """The optimizer, its schedule and the losses."""
 
     optimizer: Literal["adamw", "sgd"] = "adamw"
+    """AdamW, or SGD with `momentum` (the paper's)."""
     lr: Positive = 1e-3
     """Peak learning rate of the backbone."""
     schedule: Literal["poly", "cosine"] = "poly"
@@ -153,6 +157,7 @@ class OptimConfig(Section):
     power: Rate = 0.9
     """Of the poly schedule."""
     steps: Count = 1000
+    """Of training; one is one batch."""
     accumulate: Count = 1
     """A step's batch goes through the network in so many parts, one after the other; the gradient is that of the whole
     batch, but for norms that learn from each part alone."""
@@ -181,6 +186,7 @@ class OptimConfig(Section):
     branch_weight: Rate = 1.0
     """Weight of the position and channel classifiers' losses."""
     auxiliary_weight: Rate = 0.4
+    """Weight of the auxiliary head's loss."""
 
 
 RGB = ("red", "green", "blue")
@@ -313,6 +319,7 @@ class RunConfig(Section):
     name: str = "run"
     """The run's folder under runs/."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Of the weights, the order of the images, their variation and dropout."""
     device: str = "auto"
     """auto: cuda, mps, xpu or cpu, in this order."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"

@@ -11,7 +11,8 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import NamedTuple
 
 LEARN = Path(__file__).parents[2] / "docs" / "learn"
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -38,11 +39,12 @@ def code(page: str) -> list[str]:
 
 
 def run(page: str, name: str) -> Iterator[tuple[Block, Block | None, str]]:
-    """Run a page's Python from top to bottom, in one namespace; each block with the output that follows, and its own.
+    """Run a page's Python from top to bottom, as one module; each block with the output that follows, and its own.
 
     Lines of an error are the page's.
     """
-    namespace: dict[str, Any] = {"__name__": name}
+    module = ModuleType(name)
+    sys.modules[name] = module  # where what the page defines says that it is from
     found = blocks(page)
     for index, block in enumerate(found):
         if block.language != "python":
@@ -52,7 +54,7 @@ def run(page: str, name: str) -> Iterator[tuple[Block, Block | None, str]]:
         ast.increment_lineno(tree, page.count("\n", 0, block.start))
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
-            exec(compile(tree, name, "exec"), namespace)  # the page's own code
+            exec(compile(tree, name, "exec"), vars(module))  # the page's own code
         yield block, following, printed.getvalue()
 
 

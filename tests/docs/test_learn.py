@@ -78,3 +78,11 @@ def test_each_becomes_a_notebook_of_the_same_code(tmp_path):
 )
 def test_outputs_are_compared_word_by_word_and_number_by_number(said, printed, same):
     assert alike(said, printed) is same
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_the_chinese_chapters_have_the_same_code_and_parts(path):
+    english, chinese = (page.read_text(encoding="utf-8") for page in (path, LEARN / "zh" / path.name))
+    assert [block[:2] for block in blocks(chinese)] == [block[:2] for block in blocks(english)]
+    for part in ("\n## ", "\n| ", "\n- ", "<details>", "]("):
+        assert chinese.count(part) == english.count(part), part

@@ -105,6 +105,7 @@ class LabelSpace:
 
     @property
     def num_classes(self) -> int:
+        """How many classes there are; what is ignored is none."""
         return len(self.names)
 
     def index(self, name: str) -> int:

@@ -1,17 +1,17 @@
 """DANet beside what a user might pick instead: FPN, DeepLabV3+, PSPNet and U-Net of segmentation_models.pytorch.
 
-    python benchmarks/peers.py train --camvid FOLDER [--networks danet unet] [--seeds 0 1] [--minutes 20]
     python benchmarks/peers.py cost
+    python benchmarks/peers.py train --camvid FOLDER [--networks danet unet] [--seeds 0 1] [--minutes 20]
 
 Everybody has the same ResNet-18 with a deep stem (timm's resnet18d), none pre-trained, and the same images in the same
-order, crops, variation, optimizer, seeds and computing: the recipe camvid-r18 and our own Stepper, without class
-weights. The rate stays constant after its warm-up and the weights' moving average is scored, so that a run says what it
-is worth at any moment, and those of other lengths compare. DANet is the recipe's, on the encoder's first three stages
-at stride 8; the others are as their library builds them. All have their norms folded for inference where they can.
+order, crops, variation, optimizer and seeds: the recipe camvid-r18 and our own Stepper, without class weights. The rate
+stays constant after its warm-up and the weights' moving average is scored, so that a run says what it is worth at any
+moment, and those of other lengths compare. DANet is the recipe's, on the encoder's first three stages at stride 8; the
+others are as their library builds them. All have their norms folded for inference where they can.
 
-`train` computes for `--minutes` of processor time on one core, which other work beside it changes less than the
-clock's, reading and scoring not counted, and appends a row for each scoring to results/peers.csv. `cost` measures a
-step, an image and the memory of both, in processes that take turns, and writes results/peers-cost.csv.
+`cost` measures a step, an image and the memory of both, in processes that take turns, and writes
+results/peers-cost.csv; nothing else may run. `train` takes as many steps as fit into `--minutes` at the seconds that a
+step has there, so that other work beside it changes nothing, and appends a row for each scoring to results/peers.csv.
 """
 
 import argparse
@@ -19,7 +19,6 @@ import csv
 import itertools
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -106,28 +105,29 @@ def build(name: str, config: RunConfig, network: ModelConfig) -> SegmentationMod
     return ours.to(memory_format=torch.channels_last)
 
 
-def train(name: str, config: RunConfig, data: RunData, minutes: float, screen: Screen) -> list[dict[str, Any]]:
-    """A run of so many minutes of computing: a row for each scoring, every EVERY steps and at the end."""
+def train(name: str, config: RunConfig, data: RunData, steps: int, screen: Screen) -> list[dict[str, Any]]:
+    """A run of so many steps: a row for each scoring, every EVERY steps and at the end."""
     model = build(name, config, data.model)
     state = State.of(model, config, CPU)
     stepper = Stepper(config, state, Criterion(), CPU, "bfloat16")
-    tell = screen.phase(f"{name}, seed {config.seed}: seconds")
-    rows, computed = [], 0.0
-    for step, (images, masks, names) in enumerate(batches(config, data.train, 0)):
-        began = time.process_time()
+    tell = screen.phase(f"{name}, seed {config.seed}")
+    rows = []
+    for step, (images, masks, names) in zip(range(steps), batches(config, data.train, 0), strict=False):
         stepper.step(step, images, masks, names)
-        computed += time.process_time() - began
-        tell(min(round(computed), round(60 * minutes)), round(60 * minutes))
-        over = computed >= 60 * minutes
-        if over or (step + 1) % EVERY == 0:
+        tell(step + 1, steps)
+        if step + 1 == steps or (step + 1) % EVERY == 0:
             segmenter = Segmenter(state.kept, data.labels, config.preprocess, "cpu", "bfloat16")
             report = evaluate(segmenter, data.val, details=False)
-            rows.append({"network": name, "seed": config.seed, "steps": step + 1, **scores(report)})
-            rows[-1] |= {"minutes": round(computed / 60, 2), "last": over}
+            rows.append({"network": name, "seed": config.seed, "steps": step + 1, "last": step + 1 == steps})
+            rows[-1] |= scores(report)
             screen.say(f"{name}, seed {config.seed}, step {step + 1}: mIoU {100 * rows[-1]['miou']:.1f} %")
-        if over:
-            break
     return rows
+
+
+def steps_in(minutes: float, cost: Path) -> dict[str, int]:
+    """How many steps of each network fit into so many minutes, by the seconds in the table `cost`."""
+    with cost.open(encoding="utf-8", newline="") as file:
+        return {row["network"]: round(60 * minutes / float(row["step_seconds"])) for row in csv.DictReader(file)}
 
 
 def scores(report: Report) -> dict[str, Any]:
@@ -188,23 +188,27 @@ def main() -> None:
     training.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     training.add_argument("--minutes", type=float, default=20.0)
     training.add_argument("--out", type=Path, default=RESULTS / "peers.csv")
+    training.add_argument("--cost", type=Path, default=RESULTS / "peers-cost.csv")
     cost = kinds.add_parser("cost")
     cost.add_argument("--out", type=Path, default=RESULTS / "peers-cost.csv")
     worker = kinds.add_parser("worker", help="for its own processes")
     worker.add_argument("network", choices=NETWORKS)
     worker.add_argument("what", choices=["step", "image"])
     options = parser.parse_args()
+    torch.set_num_threads(1)
     if options.kind == "worker":
         return serve({}, work(options.network, options.what))
     if options.kind == "cost":
         where = describe_run(CPU, "bfloat16", 0)
         return write_table(options.out, [row | where for row in costs()])
-    torch.set_num_threads(1)
+    steps = steps_in(options.minutes, options.cost)
     with Screen() as screen:
         for seed, name in itertools.product(options.seeds, options.networks):
             config = protocol(options.camvid, seed)
-            rows = train(name, config, open_data(config), options.minutes, screen)
-            append(options.out, [row | describe_run(CPU, "bfloat16", seed) for row in rows])
+            rows = train(name, config, open_data(config), steps[name], screen)
+            append(
+                options.out, [row | {"minutes": options.minutes} | describe_run(CPU, "bfloat16", seed) for row in rows]
+            )
     return None
 
 

@@ -93,9 +93,8 @@ def peers(rows: Sequence[Row]) -> str:
     }
 Mean and, in brackets, each of {
         len(seeds)
-    } seeds; CamVid's val, whole images. Everybody has the same ResNet-18 with a deep stem, not pre-trained, the same crops of 240×320 in the same order, AdamW at the same constant rate, and the moving average of its weights scored; FPN, DeepLabV3+, PSPNet and U-Net are segmentation_models.pytorch's. DANet is the recipe camvid-r18's, without the encoder's fourth stage and at stride 8. Minutes are of one core of {
-        rows[0]["hardware"]
-    }, computing alone ([peers.csv](../results/peers.csv), `python benchmarks/peers.py train`).
+    } seeds; CamVid's val, whole images. Everybody has the same ResNet-18 with a deep stem, not pre-trained, the same crops of 240×320 in the same order, AdamW at the same constant rate, and the moving average of its weights scored; FPN, DeepLabV3+, PSPNet and U-Net are segmentation_models.pytorch's. DANet is the recipe camvid-r18's, without the encoder's fourth stage and at stride 8. {
+        minutes:.0f} minutes are as many steps as fit into them on one core, at the seconds that a step has in the last table ([peers.csv](../results/peers.csv), `python benchmarks/peers.py train`).
 
 {
         _table(

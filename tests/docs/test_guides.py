@@ -80,3 +80,15 @@ def test_own_data_from_a_folder_to_a_model_that_can_be_looked_into(tmp_path, mon
     made = ["street.html", "runs/street/report.html", "report/report.json", "predictions/index.csv"]
     for name in [*made, "street-attention.html", "exported/model.onnx"]:
         assert (tmp_path / name).stat().st_size > 0, name
+
+
+def test_the_chinese_readme_has_the_same_parts_and_commands():
+    english, chinese = ((DOCS.parent / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md"))
+    for part in ("\n## ", "\n### ", "\n| ", "![", "```python", "```yaml"):
+        assert chinese.count(part) == english.count(part), part
+
+    def typed(page: str) -> list[str]:
+        return [line.partition("#")[0].strip() for line in re.findall(r"^    (\w.*)$", page, re.MULTILINE)]
+
+    assert typed(chinese) == typed(english)
+    assert chinese.count("](docs/learn/zh/") == english.count("](docs/learn/")

@@ -382,10 +382,6 @@ PEERS_NOTE = ""
 AT_WORK_NOTE = ""
 SECTIONS: dict[str, Callable[[Sequence[Row]], str]] = {
     "runs": camvid,
-    "peers": peers,
-    "peers-cost": peers_cost,
-    "at-work": at_work,
-    "at-work-rows": at_work_rows,
     "finetune": transfer,
     "inference": inference,
     "sizes": sizes,

@@ -78,7 +78,7 @@ def head(module: str, node: Definition) -> str:
         return textwrap.dedent("\n".join(lines[first - 1 : node.body[0].lineno - 1])).removesuffix(":")
     fields = [item for item in node.body if isinstance(item, ast.AnnAssign)]
     starts = [item for item in node.body if isinstance(item, ast.FunctionDef) and item.name == "__init__"]
-    shown = "".join(f"\n    {ast.unparse(field)}" for field in fields)
+    shown = "".join(f"\n    {ast.get_source_segment(source(module), field)}" for field in fields)
     shown += "".join(f"\n{textwrap.indent(head(module, start), '    ')}" for start in starts)
     bases = ", ".join(ast.unparse(base) for base in node.bases)
     return f"class {node.name}{f'({bases})' if bases else ''}{':' if shown else ''}{shown}"

@@ -2,15 +2,25 @@
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
+import rasterio
+import torch
+from PIL import Image
+from torch import nn
 
+import danet
 from danet.arguments import parse
 from danet.cli import COMMANDS
 from danet.config import read_config
+from danet.data.labels import LabelSpace
+from danet.data.scenes import scene
 from danet.errors import InputError
 from tests.docs.pages import LEARN, alike, blocks, run
 
@@ -52,6 +62,57 @@ def test_its_python_prints_what_it_says(path):
     for _, following, printed in run(path.read_text(encoding="utf-8"), path.name):
         assert following is not None
         assert alike(following.text, printed), printed
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """What the pages' examples take for granted: a picture, a run, a checkpoint, a predicted raster and video."""
+    folder = tmp_path_factory.mktemp("workplace")
+    street = Image.fromarray(scene(5, 0, 96, 128).image)
+    for name in ("street.jpg", "street.png"):
+        street.save(folder / name)
+    packaged = Path(danet.__file__).parent / "weights" / "street-tiny"
+    shutil.copytree(packaged, folder / "runs" / "street" / "best")
+    theirs = {"sa": danet.PositionAttention(512), "sc": danet.ChannelAttention()}
+    torch.save(danet.weights.rename(nn.ModuleDict(theirs).state_dict(), "original", reverse=True), folder / "mine.pth")
+    like = {"driver": "GTiff", "height": 96, "width": 128, "count": 3, "dtype": "uint8"}
+    with rasterio.open(folder / "map.tif", "w", **like, transform=rasterio.Affine(1, 0, 500, 0, -1, 900)) as file:
+        file.write(np.asarray(street).transpose(2, 0, 1))
+    with av.open(folder / "drive.mp4", "w") as video:
+        stream = video.add_stream("libx264", rate=5)
+        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
+        frames = [av.VideoFrame.from_image(street), None]
+        video.mux([packet for frame in frames for packet in stream.encode(frame)])
+    model = ["--model", str(folder / "runs" / "street")]
+    typed = [sys.executable, "-m", "danet", "predict", "map.tif", "drive.mp4", *model, "-o", "out"]
+    subprocess.run(typed, cwd=folder, check=True, capture_output=True)
+    typed = [sys.executable, "-m", "danet", "export", *model, "--to", "onnx", "-o", "street-onnx"]
+    subprocess.run(typed, cwd=folder, check=True, capture_output=True)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:No complete tensor found")  # torch, of weights that it saves whole
+@pytest.mark.parametrize("name", ["README.md", *(f"docs/guides/{name}.md" for name in ("export", "rasters", "video"))])
+def test_examples_run_as_they_stand(name, workplace, monkeypatch):
+    """But for published weights, which no test fetches."""
+    page = (DOCS.parent / name).read_text(encoding="utf-8").replace("pretrained=True", "pretrained=False")
+    monkeypatch.chdir(workplace)
+    ran = [block for block, _, _ in run(page, name)]
+    assert ran
+
+
+def test_what_the_pages_write_in_yaml_is_read(tmp_path):
+    readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    for block in blocks(readme):
+        if block.language == "yaml":
+            (tmp_path / "labels.yaml").write_text(block.text, encoding="utf-8")
+            assert LabelSpace.load(tmp_path / "labels.yaml").names
+    recipe = next(
+        block for block in blocks((DOCS / "recipes.md").read_text(encoding="utf-8")) if block.language == "yaml"
+    )
+    (tmp_path / "mine.yaml").write_text(recipe.text, encoding="utf-8")
+    assert read_config(tmp_path / "mine.yaml").name == "mine"
 
 
 @pytest.mark.slow

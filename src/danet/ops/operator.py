@@ -1,51 +1,71 @@
 """`danet::position_attention` as one operator of torch, its gradient as another: compilers and exporters take it whole.
 
-What they compute is in danet.ops.tiles. They are defined on a Library, since the first call of a
-`torch.library.custom_op` loads torch's compiler, which takes over a second and 160 MB.
+What they compute is in danet.ops.tiles, and, as `danet::position_attention_triton`, in danet.ops.position_triton. They
+are defined on a Library, since the first call of a `torch.library.custom_op` loads torch's compiler, which takes over a
+second and 160 MB.
 """
 
+from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from danet.ops import tiles
+from danet.ops.tiles import wide_dtype
 
 LIBRARY = torch.library.Library("danet", "DEF")
-LIBRARY.define(
-    "position_attention(Tensor query, Tensor key, Tensor value, float scale) -> (Tensor output, Tensor logsumexp)",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
-LIBRARY.define(
-    "position_attention_backward(Tensor grad_output, Tensor query, Tensor key, Tensor value, Tensor output, "
-    "Tensor logsumexp, float scale) -> (Tensor grad_query, Tensor grad_key, Tensor grad_value)",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
-attend = torch.ops.danet.position_attention.default
-attend_backward = torch.ops.danet.position_attention_backward.default
+INPUTS = "Tensor query, Tensor key, Tensor value"
 
 
-@torch.library.impl(LIBRARY, "position_attention", "CompositeExplicitAutograd")
-def _(query: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
-    with torch.autocast(query.device.type, enabled=False):
-        return tiles.attend(query, *others)
+def _define(name: str, backend: str, module: str, turned: bool) -> Any:
+    """The operator `name` of what `module`, loaded when it is called, has as `attend` and `attend_backward`.
+
+    turned: whether the gradient in query is a transposed view.
+    """
+    tags = (torch.Tag.pt2_compliant_tag,)
+    LIBRARY.define(f"{name}({INPUTS}, float scale) -> (Tensor output, Tensor logsumexp)", tags=tags)
+    LIBRARY.define(
+        f"{name}_backward(Tensor grad_output, {INPUTS}, Tensor output, Tensor logsumexp, float scale) -> "
+        "(Tensor grad_query, Tensor grad_key, Tensor grad_value)",
+        tags=tags,
+    )
+    attend, attend_backward = (getattr(torch.ops.danet, part).default for part in (name, f"{name}_backward"))
+    _implement(name, lambda *inputs: import_module(module).attend(*inputs))
+    _implement(f"{name}_backward", lambda *inputs: import_module(module).attend_backward(*inputs))
+    torch.library.register_fake(attend, _shapes, lib=LIBRARY)
+
+    def shapes(grad_output: Tensor, query: Tensor, key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, ...]:
+        grad_query = query.new_empty(query.mT.shape).mT if turned else query.new_empty(query.shape)
+        return grad_query, key.new_empty(key.shape), value.new_empty(value.shape)
+
+    torch.library.register_fake(attend_backward, shapes, lib=LIBRARY)
+
+    def differentiate(ctx: Any, grad_output: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        return *attend_backward(grad_output, *ctx.saved_tensors, ctx.scale), None
+
+    def refuse(ctx: Any, *_: Tensor) -> None:
+        raise RuntimeError(
+            f"position attention by {backend!r} can be differentiated once only: choose backend 'whole', if the map "
+            "fits memory"
+        )
+
+    torch.library.register_autograd(attend, differentiate, setup_context=_save, lib=LIBRARY)
+    torch.library.register_autograd(attend_backward, refuse, lib=LIBRARY)
+    return attend, attend_backward
 
 
-@torch.library.impl(LIBRARY, "position_attention_backward", "CompositeExplicitAutograd")
-def _(grad_output: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
-    with torch.autocast(grad_output.device.type, enabled=False):
-        return tiles.attend_backward(grad_output, *others)
+def _implement(name: str, function: Callable[..., Any]) -> None:
+    def called(first: Tensor, *others: Any) -> Any:
+        with torch.autocast(first.device.type, enabled=False):
+            return function(first, *others)
+
+    LIBRARY.impl(name, called, "CompositeExplicitAutograd")
 
 
-@torch.library.register_fake(attend, lib=LIBRARY)
-def _(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    logsumexp = query.new_empty(query.shape[:2], dtype=tiles.wide_dtype(query, key, value))
+def _shapes(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    logsumexp = query.new_empty(query.shape[:2], dtype=wide_dtype(query, key, value))
     return value.new_empty(*query.shape[:2], value.shape[2]), logsumexp
-
-
-@torch.library.register_fake(attend_backward, lib=LIBRARY)
-def _(grad_output: Tensor, query: Tensor, key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return query.new_empty(query.mT.shape).mT, key.new_empty(key.shape), value.new_empty(value.shape)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -53,15 +73,5 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
     ctx.save_for_backward(*tensors, *output)
 
 
-def _differentiate(ctx: Any, grad_output: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    return *attend_backward(grad_output, *ctx.saved_tensors, ctx.scale), None
-
-
-def _refuse(ctx: Any, *_: Tensor) -> None:
-    raise RuntimeError(
-        "position attention by 'tiles' can be differentiated once only: choose backend 'whole', if the map fits memory"
-    )
-
-
-torch.library.register_autograd(attend, _differentiate, setup_context=_save, lib=LIBRARY)
-torch.library.register_autograd(attend_backward, _refuse, lib=LIBRARY)
+attend, attend_backward = _define("position_attention", "tiles", "danet.ops.tiles", turned=True)
+attend_triton, _ = _define("position_attention_triton", "triton", "danet.ops.position_triton", turned=False)

@@ -8,6 +8,7 @@ Products of float32 tensors follow torch's own setting (`torch.set_float32_matmu
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
+from importlib.util import find_spec
 from typing import Literal, get_args, overload
 
 import torch
@@ -17,12 +18,12 @@ from torch import Tensor
 from torch.backends.cuda import SDPAParams, can_use_efficient_attention
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from danet.ops.operator import attend
+from danet.ops.operator import attend, attend_triton
 from danet.ops.product import product
 from danet.ops.softmax import softmax_
 from danet.ops.tiles import wide_dtype
 
-Backend = Literal["auto", "tiles", "sdpa", "whole"]
+Backend = Literal["auto", "tiles", "sdpa", "triton", "whole"]
 BACKENDS = get_args(Backend)
 
 # Maps of no more entries than this (16 MB in float32) are formed as a whole: tiles would only add to their time.
@@ -71,11 +72,13 @@ def position_attention(
     `backend` is one of
     - "tiles": a few tiles of the map at a time, on any device; its gradient cannot be differentiated again;
     - "sdpa": torch's memory-efficient kernel, on CUDA, for query, key and value of one type; without log-sum-exp;
+    - "triton": the kernels of danet.ops.position_triton, on CUDA, for widths up to 128 (query, key) and 512 (value) and
+      types of at most 32 bits; not measured yet, so nothing chooses it by itself; its gradient as that of "tiles";
     - "whole": the equations as they stand, which hold the whole map and torch differentiates as often as you like;
     - "auto": "sdpa" where it can, "whole" for small maps (2²² entries at most), else "tiles".
 
     Raises ValueError for shapes that do not fit and for a backend that cannot do what is asked, and RuntimeError when
-    the gradient of "tiles" is differentiated.
+    the gradient of "tiles" or "triton" is differentiated.
     """
     _check(query, key, value, backend)
     device = query.device.type
@@ -95,6 +98,8 @@ def position_attention(
                 output, logsumexp = _whole(query, key, value, scale, return_logsumexp)
             case "sdpa":
                 output, logsumexp = _sdpa(query, key, value, scale, return_logsumexp)
+            case "triton":
+                output, logsumexp = _triton(query, key, value, scale)
     if len(leading) != 1:
         output = output.reshape(*leading, *output.shape[-2:])
     if logsumexp is None or not return_logsumexp:
@@ -170,6 +175,14 @@ def _sdpa(
     # This kernel and no other: torch's last resort would form the N×M matrix.
     with sdpa_kernel(SDPBackend.EFFICIENT_ATTENTION):
         return F.scaled_dot_product_attention(query, key, value, scale=scale).squeeze(1), None
+
+
+def _triton(
+    query: Float[Tensor, "b n d"], key: Float[Tensor, "b m d"], value: Float[Tensor, "b m c"], scale: float
+) -> tuple[Float[Tensor, "b n c"], Float[Tensor, "b n"]]:
+    if find_spec("triton") is None:
+        raise ValueError("position attention by 'triton' needs the package triton, which is not here: choose 'auto'")
+    return attend_triton(query, key, value, scale)
 
 
 def _sdpa_refusal(

@@ -375,6 +375,51 @@ DANet-ResNet50, 19 classes, output stride 8, one image from file values to logit
 """
 
 
+def triton(rows: Sequence[Row]) -> str:
+    """What the forward kernel takes of a GPU, design by design."""
+
+    def work(row: Row) -> tuple[float, float]:
+        """Multiplications beside the equations' own, and operations for a byte of keys and values that is read."""
+        queries, channels = int(row["queries"]), int(row["channels"])
+        size = 2 if row["type"] == "bfloat16" else 4
+        return (512 + 64 * 512 / channels) / 576, 2 * queries * (64 + channels) / (size * (64 + channels))
+
+    chosen = [row for row in rows if row["kernel"] == "forward"]
+    return f"""{
+        _table(
+            (
+                "type",
+                "queries × keys × channels",
+                "warps",
+                "registers",
+                "stack",
+                "shared memory",
+                "blocks a multiprocessor",
+                "× the equations' multiplications",
+                "operations a byte",
+                "time",
+            ),
+            (
+                (
+                    row["type"],
+                    f"{row['queries']} × {row['keys']} × {row['channels']}",
+                    row["warps"],
+                    row["registers"],
+                    f"{row['stack']} B",
+                    f"{row['shared_kilobytes']} KB",
+                    row["blocks"] + (f" ({row['note']})" if row["note"] else ""),
+                    f"{work(row)[0]:.2f}",
+                    f"{work(row)[1]:.0f}",
+                    row["seconds"],
+                )
+                for row in chosen
+            ),
+        )
+    }
+The forward kernel, query and key 64 wide, values 512, compiled for compute capability 9.0 by Triton's own compiler; all kernels are in [triton.csv](../results/triton.csv), by `python benchmarks/triton_kernels.py`.
+"""
+
+
 PROVENANCE = ("command", "date", "danet", "versions", "hardware", "precision", "seed")
 NAMES = {"danet": "DANet", "fpn": "FPN", "deeplabv3plus": "DeepLabV3+", "pspnet": "PSPNet", "unet": "U-Net"}
 RUNS_NOTE = ""
@@ -388,7 +433,10 @@ SECTIONS: dict[str, Callable[[Sequence[Row]], str]] = {
     "raster": rasters,
 }
 
-INSERTED: dict[tuple[str, str], Callable[[Sequence[Row]], str]] = {("performance.md", "runtimes"): runtimes}
+INSERTED: dict[tuple[str, str], Callable[[Sequence[Row]], str]] = {
+    ("performance.md", "runtimes"): runtimes,
+    ("performance.md", "triton"): triton,
+}
 """Parts of other pages, between the comments `<!-- NAME -->` and `<!-- end of NAME -->`."""
 
 

@@ -19,16 +19,17 @@ from itertools import chain
 from typing import Any
 
 import torch
-import triton
-import triton.language as tl
+import triton  # pyright: ignore[reportMissingImports]  # torch brings it along on Linux alone
+import triton.language as tl  # pyright: ignore[reportMissingImports]
 from jaxtyping import Float
 from torch import Tensor
+from triton import knobs  # pyright: ignore[reportMissingImports]
 
 WIDEST_KEY, WIDEST_VALUE = 128, 512
 LOG2_E = math.log2(math.e)
 LN_2 = tl.constexpr(math.log(2))
 TYPES = (torch.float32, torch.bfloat16, torch.float16)
-INTERPRETED = triton.knobs.runtime.interpret
+INTERPRETED = knobs.runtime.interpret
 Blocks = list[tuple[int, int, int, int, int]]
 """Queries, keys and channels of a program, its warps, and the stages of its pipeline."""
 SPLIT: Blocks = [(64, 64, 64, 4, 3), (128, 64, 64, 8, 3), (128, 64, 128, 8, 2)]

@@ -58,6 +58,30 @@ Those are theirs, not measured here, and on the test part, where runs have score
 """
 
 
+def protocols(rows: Sequence[Row]) -> str:
+    """The kept model by several protocols, and class by class."""
+    names = [column.removeprefix("iou_") for column in rows[0] if column.startswith("iou_")]
+    model = rows[0]["model"]
+    return f"""The best of them, `{model}`, is kept in half precision ([bundles/{model}](../results/bundles/{
+        model
+    })); as it is kept it scores, in IoU %:
+
+{
+        _table(
+            ("", *(row["protocol"] for row in rows)),
+            (
+                ("**mean**", *(_percent(row["miou"]) for row in rows)),
+                ("pixel accuracy", *(_percent(row["pixel_accuracy"]) for row in rows)),
+                *((name, *(_percent(row[f"iou_{name}"]) for row in rows)) for name in names),
+            ),
+        )
+    }
+Val, whole images, the scales {
+        " and ".join(sorted({row["scales"] for row in rows if " " in row["scales"]}))
+    } ([camvid.csv](../results/camvid.csv), `python benchmarks/keep.py`).
+"""
+
+
 def peers(rows: Sequence[Row]) -> str:
     """DANet beside other networks under one protocol, at equal steps and at equal time."""
     networks = list(dict.fromkeys(row["network"] for row in rows))
@@ -427,6 +451,7 @@ PEERS_NOTE = ""
 AT_WORK_NOTE = ""
 SECTIONS: dict[str, Callable[[Sequence[Row]], str]] = {
     "runs": camvid,
+    "camvid": protocols,
     "finetune": transfer,
     "inference": inference,
     "sizes": sizes,

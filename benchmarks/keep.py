@@ -25,7 +25,6 @@ PROTOCOLS = [
     Protocol(name="whole"),
     Protocol(name="mirrored", flip=True),
     Protocol(name="three scales, mirrored", scales=(0.75, 1.0, 1.25), flip=True),
-    Protocol(name="four scales, mirrored", scales=(0.75, 1.0, 1.25, 1.5), flip=True),
 ]
 
 

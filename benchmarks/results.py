@@ -451,6 +451,7 @@ PEERS_NOTE = ""
 AT_WORK_NOTE = ""
 SECTIONS: dict[str, Callable[[Sequence[Row]], str]] = {
     "runs": camvid,
+    "camvid": protocols,
     "finetune": transfer,
     "inference": inference,
     "sizes": sizes,

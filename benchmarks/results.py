@@ -456,6 +456,8 @@ AT_WORK_NOTE = ""
 SECTIONS: dict[str, Callable[[Sequence[Row]], str]] = {
     "runs": camvid,
     "camvid": protocols,
+    "at-work": at_work,
+    "at-work-rows": at_work_rows,
     "finetune": transfer,
     "inference": inference,
     "sizes": sizes,

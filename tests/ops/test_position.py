@@ -323,7 +323,7 @@ def test_integers_are_refused():
 
 
 def test_an_unknown_backend_is_named():
-    rule = r"^there is no position attention backend 'flash': choose auto, tiles, sdpa, whole$"
+    rule = r"^there is no position attention backend 'flash': choose auto, tiles, sdpa, triton, whole$"
     with pytest.raises(ValueError, match=rule):
         position_attention(*tensors((), 3, 3, 2, 2), backend="flash")
 

@@ -452,7 +452,7 @@ PROVENANCE = ("command", "date", "danet", "versions", "hardware", "precision", "
 NAMES = {"danet": "DANet", "fpn": "FPN", "deeplabv3plus": "DeepLabV3+", "pspnet": "PSPNet", "unet": "U-Net"}
 RUNS_NOTE = "`camvid-r18d-whole` goes on from `camvid-r18d` (here `long.yaml`); it was stopped at 3,066 of its 3,600 steps, and its best validation was at 3,000."
 PEERS_NOTE = ""
-AT_WORK_NOTE = ""
+AT_WORK_NOTE = """What it says: position attention is what this network has learned to rely on. Without it fences, buildings and cars fall most, large things whose look nearby is ambiguous; poles, which it cannot see at an eighth of the size, hardly change. Channel attention brings nothing that position attention does not bring as well: alone it can be shut at no cost, and only without the other does it count. Places look at cars, bicyclists and pedestrians many times more than these fill of the picture, and closer by than an even look would; hardly any looks at the sky, and the sky looks at the road below. And the brightest spots of a map are not what the answer hangs on: with the most attended tenth of places taken from every place the score even rises a little, for cars most, where the control changes nothing. The rest of a row, spread over hundreds of places, does the work."""
 SECTIONS: dict[str, Callable[[Sequence[Row]], str]] = {
     "runs": camvid,
     "camvid": protocols,

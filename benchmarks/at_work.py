@@ -36,7 +36,7 @@ from danet.training.provenance import describe_run
 from danet.viz.attention import attention_overlay, caption
 from danet.viz.overlay import outlines, side_by_side
 from danet.viz.text import GROUND
-from table import write_table
+from table import score_columns, write_table
 
 matplotlib.use("svg")
 import matplotlib.pyplot as plt
@@ -77,9 +77,7 @@ def without(segmenter: Segmenter, val: Dataset, screen: Screen) -> Iterator[dict
     for variant in WITHOUT:
         with changed(segmenter.model, variant):
             scores = evaluate(segmenter, val, progress=screen.phase(variant), details=False).scores
-        found = {"miou": scores.miou, "pixel_accuracy": scores.pixel_accuracy}
-        found |= {f"iou_{name}": iou for name, iou in scores.iou.items()}
-        yield {"variant": variant, **{name: None if x is None else round(x, 4) for name, x in found.items()}}
+        yield {"variant": variant, **score_columns(scores)}
 
 
 def class_shares(mask: UInt8[np.ndarray, "h w"], grid: tuple[int, int], classes: int) -> Float[np.ndarray, "n k"]:

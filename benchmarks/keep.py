@@ -6,7 +6,6 @@ Scores are of val, in float32. Takes ten minutes on one core.
 """
 
 import argparse
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,10 +14,10 @@ from danet.data.dataset import Dataset
 from danet.data.sources import open_source
 from danet.evaluation.evaluate import evaluate
 from danet.inference.protocol import Protocol
-from danet.inference.segmenter import load
 from danet.training.provenance import describe_run
-from danet.weights.bundle import WEIGHTS, load_bundle, save_bundle
-from table import write_table
+from danet.weights.bundle import save_bundle
+from half import in_half
+from table import score_columns, write_table
 
 LARGEST = 24 * 2**20
 PROTOCOLS = [
@@ -35,22 +34,14 @@ def main() -> None:
     parser.add_argument("--bundles", type=Path, default=Path("results/bundles"))
     parser.add_argument("--out", type=Path, default=Path("results/camvid.csv"))
     options = parser.parse_args()
-    bundle = load_bundle(options.run / "best")
-    bundle.model.half()
-    with tempfile.TemporaryDirectory() as folder:
-        save_bundle(Path(folder, "half"), bundle)
-        if (size := Path(folder, "half", WEIGHTS).stat().st_size) > LARGEST:
-            raise SystemExit(f"The weights have {size / 2**20:.1f} MiB; at most {LARGEST / 2**20:.0f} are kept.")
-        segmenter = load(Path(folder, "half"), "cpu", "float32")
+    bundle, segmenter, _ = in_half(options.run, LARGEST)
     val = Dataset(*open_source("camvid", "val", root=options.camvid))
     rows = []
     with Screen() as screen:
         for protocol in PROTOCOLS:
             scores = evaluate(segmenter, val, protocol, progress=screen.phase(protocol.name), details=False).scores
-            found = {"miou": scores.miou, "pixel_accuracy": scores.pixel_accuracy}
-            found |= {f"iou_{name}": iou for name, iou in scores.iou.items()}
             row = {"model": options.run.name, "protocol": protocol.name, "scales": " ".join(map(str, protocol.scales))}
-            row |= {"flip": protocol.flip} | {name: round(value or 0.0, 4) for name, value in found.items()}
+            row |= {"flip": protocol.flip} | score_columns(scores)
             rows.append(row | describe_run(segmenter.device, "float32", 0))
             screen.say(f"{protocol.name}: mIoU {100 * rows[-1]['miou']:.2f} %")
     write_table(options.out, rows)

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from danet.config import ModelConfig, RunConfig, read_config
 from danet.console import Screen
 from danet.data.labels import LabelSpace
-from danet.evaluation.evaluate import Report, evaluate
+from danet.evaluation.evaluate import evaluate
 from danet.inference.segmenter import Segmenter
 from danet.models.segmentation import SegmentationModel, SegmentationOutput, build_model
 from danet.training.data import RunData, batches, open_data
@@ -41,7 +41,7 @@ from danet.training.losses import Criterion
 from danet.training.provenance import describe_run
 from danet.training.state import State
 from danet.training.step import Stepper
-from table import write_table
+from table import score_columns, write_table
 from worker import peak_gigabytes, seconds, serve
 
 CPU = torch.device("cpu")
@@ -119,7 +119,7 @@ def train(name: str, config: RunConfig, data: RunData, steps: int, screen: Scree
             segmenter = Segmenter(state.kept, data.labels, config.preprocess, "cpu", "bfloat16")
             report = evaluate(segmenter, data.val, details=False)
             rows.append({"network": name, "seed": config.seed, "steps": step + 1, "last": step + 1 == steps})
-            rows[-1] |= scores(report)
+            rows[-1] |= score_columns(report.scores)
             screen.say(f"{name}, seed {config.seed}, step {step + 1}: mIoU {100 * rows[-1]['miou']:.1f} %")
     return rows
 
@@ -128,12 +128,6 @@ def steps_in(minutes: float, cost: Path) -> dict[str, int]:
     """How many steps of each network fit into so many minutes, by the seconds in the table `cost`."""
     with cost.open(encoding="utf-8", newline="") as file:
         return {row["network"]: round(60 * minutes / float(row["step_seconds"])) for row in csv.DictReader(file)}
-
-
-def scores(report: Report) -> dict[str, Any]:
-    found = {"miou": report.scores.miou, "pixel_accuracy": report.scores.pixel_accuracy}
-    found |= {f"iou_{label}": iou for label, iou in report.scores.iou.items()}
-    return {name: None if score is None else round(score, 4) for name, score in found.items()}
 
 
 def append(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -4,7 +4,6 @@ danet train street-tiny, then: python benchmarks/street_tiny.py runs/street-tiny
 """
 
 import argparse
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +12,9 @@ from danet.data.scenes import far_from_things
 from danet.data.sources import scenes
 from danet.evaluation.context import context_scores
 from danet.evaluation.evaluate import evaluate
-from danet.inference.segmenter import load
 from danet.models.attention import attention_modules, gates
-from danet.weights.bundle import WEIGHTS, load_bundle, save_bundle
+from danet.weights.bundle import save_bundle
+from half import in_half
 
 TARGET = Path("src/danet/weights/street-tiny")
 LARGEST = 8 * 2**20
@@ -29,13 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     options = parser.parse_args()
-    bundle = load_bundle(options.run / "best")
-    bundle.model.half()
-    with tempfile.TemporaryDirectory() as folder:
-        save_bundle(Path(folder, "half"), bundle)
-        if (size := Path(folder, "half", WEIGHTS).stat().st_size) > LARGEST:
-            raise SystemExit(f"The weights have {size / 2**20:.1f} MiB; at most {LARGEST / 2**20:.0f} are embedded.")
-        segmenter = load(Path(folder, "half"), "cpu", "float32")
+    bundle, segmenter, size = in_half(options.run, LARGEST)
     fresh, twins, control = (Dataset(*scenes(split, COUNT, *SIZE, FRESH)) for split in ("val", "twins", "control"))
     report = evaluate(segmenter, fresh)
     context = context_scores(segmenter, fresh, twins, control)

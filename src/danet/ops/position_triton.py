@@ -76,6 +76,13 @@ def _numbers(pointer, batch, rows, count, beyond):
     return tl.load(pointer + batch * count + rows, mask=rows < count, other=beyond)
 
 
+@triton.jit
+def _turned(keys, queries, logsumexp, batch, rows, n, scale, PRECISION: tl.constexpr):
+    """A tile of Sᵀ, keys by queries, from the queries' log-sum-exp; 0 beyond the last query."""
+    scores = tl.dot(keys, tl.trans(queries), input_precision=PRECISION) * scale
+    return tl.exp2(scores - _numbers(logsumexp, batch, rows, n, float("inf"))[None, :])
+
+
 @_tuned(SPLIT, WIDE)
 @triton.jit
 def _forward(
@@ -123,8 +130,7 @@ def _grad_value(
     for start in range(0, n, KEYS):
         rows = start + tl.arange(0, KEYS)
         queries = _rows(query, batch, rows, width, n, d)
-        scores = tl.dot(keys, tl.trans(queries), input_precision=PRECISION) * scale
-        weights = tl.exp2(scores - _numbers(logsumexp, batch, rows, n, float("inf"))[None, :])
+        weights = _turned(keys, queries, logsumexp, batch, rows, n, scale, PRECISION)
         gradients = _rows(grad, batch, rows, channels, n, c)
         total += tl.dot(weights.to(gradients.dtype), gradients, input_precision=PRECISION)
     _store(grad_value, total, batch, columns, channels, m, c)
@@ -145,8 +151,7 @@ def _grad_key(
     for start in range(0, n, KEYS):
         rows = start + tl.arange(0, KEYS)
         queries = _rows(query, batch, rows, width, n, d)
-        scores = tl.dot(keys, tl.trans(queries), input_precision=PRECISION) * scale
-        weights = tl.exp2(scores - _numbers(logsumexp, batch, rows, n, float("inf"))[None, :])
+        weights = _turned(keys, queries, logsumexp, batch, rows, n, scale, PRECISION)
         grad_weights = tl.zeros((QUERIES, KEYS), tl.float32)
         for first in range(0, c, CHANNELS):
             channels = first + tl.arange(0, CHANNELS)

@@ -8,7 +8,6 @@ again; rows of the table for other numbers of images stay. Takes an hour and a h
 """
 
 import argparse
-import csv
 import itertools
 import json
 import statistics
@@ -24,7 +23,7 @@ from danet.training.loop import train
 from danet.training.provenance import describe_run
 from danet.training.record import read_record
 from danet.training.start import resolve
-from table import write_table
+from table import read_table, write_table
 
 SEEDS = (0, 1, 2)
 SETS = {37: (10, 200), 367: (1, 400)}
@@ -91,15 +90,8 @@ def main() -> None:
         found = [100 * row["miou"] for row in rows if (row["images"], row["variant"]) == (images, name)]
         print(f"{name}, {images} images: mIoU {statistics.mean(found):.1f} ± {statistics.stdev(found):.1f} %")
     if options.out:
-        write_table(options.out, [*others(options.out, options.images), *rows])
-
-
-def others(path: Path, images: list[int]) -> list[dict[str, str]]:
-    """The rows of a table, where it is there, of other numbers of images."""
-    if not path.exists():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return [row for row in csv.DictReader(file) if int(row["images"]) not in images]
+        before = read_table(options.out) if options.out.exists() else []
+        write_table(options.out, [*(row for row in before if int(row["images"]) not in options.images), *rows])
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ from danet.training.losses import Criterion
 from danet.training.provenance import describe_run
 from danet.training.state import State
 from danet.training.step import Stepper
-from table import score_columns, write_table
+from table import read_table, score_columns, write_table
 from worker import peak_gigabytes, seconds, serve
 
 CPU = torch.device("cpu")
@@ -126,8 +126,7 @@ def train(name: str, config: RunConfig, data: RunData, steps: int, screen: Scree
 
 def steps_in(minutes: float, cost: Path) -> dict[str, int]:
     """How many steps of each network fit into so many minutes, by the seconds in the table `cost`."""
-    with cost.open(encoding="utf-8", newline="") as file:
-        return {row["network"]: round(60 * minutes / float(row["step_seconds"])) for row in csv.DictReader(file)}
+    return {row["network"]: round(60 * minutes / float(row["step_seconds"])) for row in read_table(cost)}
 
 
 def append(path: Path, rows: list[dict[str, Any]]) -> None:

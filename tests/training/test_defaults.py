@@ -43,6 +43,15 @@ def test_settings_follow_from_sizes_number_and_device(facts, expected):
     assert chosen["validate_every"] == expected["steps"] // 5
 
 
+@pytest.mark.parametrize(
+    ("steps", "warmup", "average"), [(None, 50, 0.99), (5000, 50, 0.99), (30, 3, 0.833), (4, 0, 0.0)]
+)
+def test_a_run_of_few_steps_is_still_a_run(steps, warmup, average):
+    chosen = choose(Facts(24, (96, 128), "cpu"), steps=steps)
+    assert (chosen["optim.warmup"], chosen["optim.ema"]) == (warmup, average)
+    assert chosen["validate_every"] == chosen["optim.steps"] // 5 or chosen["validate_every"] == 1
+
+
 def test_a_root_is_all_that_must_be_named(own_data):
     config = own_config({"data.root": str(own_data), "device": "cpu", **OWN})
     assert (config.name, config.data.source, config.data.root) == ("own", "folder", str(own_data))
@@ -55,6 +64,7 @@ def test_what_is_said_stays(own_data):
     said = {"name": "mine", "data.crop": "[32, 32]", "optim.steps": "3", "model.backbone": "resnet34", "device": "cpu"}
     config = own_config({"data.root": str(own_data), "precision": "float32", **said, **OWN})
     assert (config.name, config.data.crop, config.optim.steps) == ("mine", (32, 32), 3)
+    assert (config.optim.warmup, config.optim.ema) == (0, 0.0)
     assert (config.model.backbone, config.precision) == ("resnet34", "float32")
     with pytest.raises(InputError, match=r"no key optim\.stepz\. Did you mean optim\.steps"):
         own_config({"data.root": str(own_data), "optim.stepz": "3", **OWN})
@@ -80,7 +90,7 @@ def test_from_a_bare_folder_to_a_model_in_two_commands(own_data, tmp_path, monke
     assert "mean IoU" in told.out
     assert "The published weights of resnet18 cannot be had, so training starts from scratch" in told.err
     resolved = yaml.safe_load((tmp_path / "runs" / "own" / "config.yaml").read_text())
-    assert resolved["optim"]["ema"] == 0.99
+    assert resolved["optim"]["ema"] == 0.0
     assert "batch_size: 8" in told.err
     assert main(["train", *said, "--print_config"]) == 0
     assert RunConfig.model_validate(yaml.safe_load(capsys.readouterr().out)).data.crop == (64, 64)

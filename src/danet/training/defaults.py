@@ -45,7 +45,8 @@ def own_config(overrides: dict[str, str]) -> RunConfig:
     config = read_config(None, named)
     device = choose_device(config.device)
     facts = _facts(open_data(config).train, device)
-    chosen = choose(facts, config.preprocess.longest) | {"precision": choose_precision(config.precision, device)}
+    steps = config.optim.steps if "optim.steps" in overrides else None
+    chosen = choose(facts, config.preprocess.longest, steps) | {"precision": choose_precision(config.precision, device)}
     told = {name: value if isinstance(value, str) else json.dumps(value) for name, value in chosen.items()}
     if config.init is not None:  # which brings its own network
         return read_config(None, {name: text for name, text in told.items() if not name.startswith("model.")} | named)
@@ -55,11 +56,12 @@ def own_config(overrides: dict[str, str]) -> RunConfig:
     return read_config(None, told)
 
 
-def choose(facts: Facts, longest: int | None = Preprocess().longest) -> dict[str, Any]:
+def choose(facts: Facts, longest: int | None = Preprocess().longest, steps: int | None = None) -> dict[str, Any]:
     """Fields of a configuration for `facts`; longest: the side to which larger images are shrunk in use.
 
     On a CPU the network and the settings are those of the recipe camvid-r18, on other devices a whole ResNet-50. Scale
-    is around that of use. EPOCHS epochs, but at least 500 steps, at most 2,000 on a CPU and 20,000 elsewhere.
+    is around that of use. EPOCHS epochs, but at least 500 steps, at most 2,000 on a CPU and 20,000 elsewhere, or the
+    `steps` that are asked for; warm-up, moving average and validations follow them.
     """
     cpu = facts.device == "cpu"
     shrunk = min(1.0, longest / max(facts.size)) if longest else 1.0
@@ -69,7 +71,7 @@ def choose(facts: Facts, longest: int | None = Preprocess().longest) -> dict[str
     crop = [max(MULTIPLE, round(smaller * side / MULTIPLE) * MULTIPLE) for side in seen]
     fitting = 8 if cpu else int(0.5 * facts.memory / (_BYTES_A_PIXEL * crop[0] * crop[1])) or 16
     batch = max(1, min(8 if cpu else 16, fitting, facts.images))
-    steps = min(max(500, EPOCHS * facts.images // batch), 2_000 if cpu else 20_000)
+    steps = steps or min(max(500, EPOCHS * facts.images // batch), 2_000 if cpu else 20_000)
     network = {"backbone": "resnet18", "out_indices": [3], "channels": 128} if cpu else {"backbone": "resnet50"}
     return {
         **{f"model.{field}": value for field, value in network.items()},
@@ -79,8 +81,8 @@ def choose(facts: Facts, longest: int | None = Preprocess().longest) -> dict[str
         "data.batch_size": batch,
         "data.workers": 1 if cpu else 4,
         "optim.lr": 1e-3 if cpu else 3e-4,
-        "optim.warmup": 50,
-        "optim.ema": 0.99,
+        "optim.warmup": min(50, steps // 10),
+        "optim.ema": min(0.99, max(0.0, round(1 - 5 / steps, 3))),  # of the last fifth of a short run
         "optim.class_weights": "enet",
         "optim.steps": steps,
         "validate_every": max(1, steps // 5),

@@ -1,6 +1,7 @@
 """From an image to its prediction."""
 
 import json
+from io import BytesIO
 
 import numpy as np
 import pytest
@@ -36,6 +37,17 @@ def test_prediction_is_the_models_softmax_at_the_images_size(segmenter, picture,
     assert sum(prediction.shares.values()) == pytest.approx(1)
     with pytest.raises(InputError, match="Did you mean car"):
         prediction["cart"]
+
+
+def test_what_a_session_shows_is_a_line_and_a_notebook_a_picture(segmenter, picture):
+    encoding = segmenter.encode(picture)
+    prediction = encoding.prediction
+    name, share = max(prediction.shares.items(), key=lambda item: item[1])
+    assert repr(prediction).startswith(f"Prediction(70×50 pixels: {name} {100 * share:.0f} %, ")
+    assert repr(encoding).startswith(f"Encoding({prediction!r}; position attention at 7×9 places, gate ")
+    assert repr(segmenter) == "Segmenter(SegmentationModel, 3 classes, on cpu in float32)"
+    shown = Image.open(BytesIO(prediction._repr_png_()))
+    assert np.array_equal(np.asarray(shown), np.asarray(prediction.overlay()))
 
 
 def test_whatever_an_image_comes_as_it_is_one_image(segmenter, picture, tmp_path):

@@ -73,6 +73,13 @@ class Encoding:
     span: tuple[float, float] | None = None
     facts: ModelFacts = UNNAMED
 
+    def __repr__(self) -> str:
+        told = [
+            f"{branch} attention at {trace.grid[0]}×{trace.grid[1]} places, gate {trace.gate:.2g}"
+            for branch, trace in self.traces.items()
+        ]
+        return f"Encoding({'; '.join([repr(self.prediction), *told])})"
+
     def attention(self, at: tuple[int, int], direction: Direction = "from") -> Float[np.ndarray, "rows columns"]:
         """The attention of the place at pixel `at` over all places, on the grid of the features.
 

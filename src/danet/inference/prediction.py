@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cached_property
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,18 @@ class Prediction:
     scores: Float[Tensor, "k h w"]
     space: LabelSpace
     fusion: Fusion = "logits"
+
+    def __repr__(self) -> str:
+        height, width = self.labels.shape
+        most = sorted(self.shares.items(), key=lambda item: -item[1])[:3]
+        told = ", ".join(f"{name} {100 * share:.0f} %" for name, share in most)
+        return f"Prediction({width}×{height} pixels: {told}; mean confidence {self.confidence.mean():.2f})"
+
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows: the overlay."""
+        file = BytesIO()
+        self.overlay().save(file, format="PNG")
+        return file.getvalue()
 
     @cached_property
     def labels(self) -> UInt8[np.ndarray, "h w"]:

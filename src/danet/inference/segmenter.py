@@ -68,6 +68,10 @@ class Segmenter:
         self.preprocess = preprocess
         self.facts = facts
 
+    def __repr__(self) -> str:
+        model = self.facts.name or type(self.model).__name__
+        return f"Segmenter({model}, {self.labels.num_classes} classes, on {self.device} in {self.precision})"
+
     @overload
     def __call__(self, images: ImageLike, protocol: Protocol | str = WHOLE) -> Prediction: ...
     @overload

@@ -35,7 +35,7 @@ WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 class Bundle:
     """A model with all that is needed to use it."""
 
-    model: SegmentationModel
+    model: SegmentationModel = field(repr=False)
     model_config: ModelConfig
     labels: LabelSpace
     preprocess: Preprocess

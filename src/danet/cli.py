@@ -72,8 +72,8 @@ def demo(options: argparse.Namespace) -> int:
 def train(options: argparse.Namespace) -> int:
     """Train a recipe, or your own data, into runs/NAME; or go on with a run."""
     overrides = _overrides(options)
-    own = options.recipe is None and "data.root" in overrides and not options.resume
-    config = _own_config(overrides) if own else read_config(options.recipe, overrides)
+    own = _is_own(options, overrides) and not options.resume
+    config = read_config(options.recipe, _own_settings(overrides) if own else overrides)
     if config.init:
         config = _from_model(config, overrides)
     folder = Path("runs") / config.name
@@ -386,7 +386,10 @@ def ablate(options: argparse.Namespace) -> int:
     from danet.console import Screen, comparison_table
     from danet.training.ablation import ablate, plan, write_comparison
 
-    runs = plan(options.recipe, _overrides(options), options.heads, options.seeds, options.vary)
+    overrides = _overrides(options)
+    if _is_own(options, overrides):
+        overrides = _own_settings(overrides) | {"precision": overrides.get("precision", "auto")}  # runs keep theirs
+    runs = plan(options.recipe, overrides, options.heads, options.seeds, options.vary)
     folder = (Path("runs") / runs[0].name).parent
     with Screen() as screen, Interrupt(screen.say) as interrupt:
         screen.say(f"{folder}: {len(runs)} runs of {runs[0].optim.steps} steps; what is done there is not done again.")
@@ -715,18 +718,23 @@ COMMANDS = (
 )
 
 
-def _own_config(overrides: dict[str, str]) -> RunConfig:
-    """The configuration for data that are named by their root alone; says where it must do without weights."""
-    from danet.training.defaults import own_config
+def _is_own(options: argparse.Namespace, overrides: dict[str, str]) -> bool:
+    """Whether data are named by their root alone."""
+    return options.recipe is None and "data.root" in overrides
 
-    config = own_config(overrides)
-    if "model.pretrained" not in overrides and not config.model.pretrained and not config.init:
+
+def _own_settings(overrides: dict[str, str]) -> dict[str, str]:
+    """The settings for such data; says where they must do without weights."""
+    from danet.training.defaults import own_settings
+
+    settings = own_settings(overrides)
+    if "model.pretrained" not in overrides and settings.get("model.pretrained") == "false":
         print(
-            f"The published weights of {config.model.backbone} cannot be had, so training starts from scratch, which "
-            "takes more steps and images; --model.pretrained FILE takes them from a file.",
+            f"The published weights of {settings['model.backbone']} cannot be had, so training starts from scratch, "
+            "which takes more steps and images; --model.pretrained FILE takes them from a file.",
             file=sys.stderr,
         )
-    return config
+    return settings
 
 
 def _protocol(options: argparse.Namespace) -> Protocol:

@@ -198,6 +198,11 @@ def test_scenes_of_train_and_val_are_never_the_same():
     assert len(set(pictures)) == 12
 
 
+def test_a_folder_beside_drawn_scenes_is_not_passed_over():
+    with pytest.raises(InputError, match=r"data\.root is street, but the source scenes draws its images"):
+        open_source("scenes", "train", root="street")
+
+
 def test_scenes_as_samples():
     items, labels = open_source("scenes", "val", count=12, size=(48, 64))
     assert (len(items), labels.name) == (2, "scenes")

@@ -97,6 +97,16 @@ def test_from_a_bare_folder_to_a_model_in_two_commands(own_data, tmp_path, monke
     assert main(["data", "init", str(own_data)]) == 2
 
 
+def test_an_ablation_of_own_data_has_their_settings(own_data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = ["--data.root", str(own_data), "--device", "cpu", "--precision", "float32", "--data.workers", "0"]
+    assert main(["ablate", *said, "--heads", "fcn,danet", "--seeds", "0", "--optim.steps", "2"]) == 0
+    for head in ("fcn", "danet"):
+        config = read_config(tmp_path / "runs" / "own" / f"{head}-seed-0" / "config.yaml")
+        assert (config.data.source, config.model.head, config.model.backbone) == ("folder", head, "resnet18")
+        assert (config.data.crop, config.optim.steps) == ((64, 64), 2)
+
+
 def test_own_data_from_a_model_take_its_network(own_data, tiny_folder):
     config = resolve(own_config({"data.root": str(own_data), "init": str(tiny_folder)}))
     assert (config.model.backbone, config.model.channels, config.model.out_indices) == ("resnet18", 8, (2,))

@@ -106,10 +106,15 @@ def open_source(
     """The source of that name: folder, table, scenes, or one of `PUBLISHED`.
 
     count: scenes of train; val has a fifth of it, at most 100. columns, labels: see `table`. preprocess: in which
-    channels files are read, where it sets them; scenes are drawn as RGB. strays: where given, takes what makes no pair,
+    channels files are read, where it sets them; scenes are drawn as RGB, from no root. strays: where given, takes what makes no pair,
     which raises InputError otherwise.
     """
     if source == "scenes":
+        if root is not None:
+            raise InputError(
+                f"data.root is {root}, but the source scenes draws its images; name the source as well, such as "
+                "--data.source folder, or leave data.root out."
+            )
         if not preprocess.picture:
             raise InputError(
                 f"Drawn scenes are RGB of 8 bits, but preprocess has the channels {', '.join(preprocess.names)} "

@@ -35,7 +35,12 @@ class Facts(NamedTuple):
 
 
 def own_config(overrides: dict[str, str]) -> RunConfig:
-    """The configuration of a run on the data that `overrides` (fields as on a command line) name by their root.
+    """The configuration of a run on the data that `overrides` name by their root, as `own_settings` has it."""
+    return read_config(None, own_settings(overrides))
+
+
+def own_settings(overrides: dict[str, str]) -> dict[str, str]:
+    """`overrides` (fields as on a command line), with those for the data that they name by their root.
 
     What they set stays as it is. Published weights of the backbone are taken where they can be had. Raises InputError
     as `read_config` and `open_data` do.
@@ -49,11 +54,11 @@ def own_config(overrides: dict[str, str]) -> RunConfig:
     chosen = choose(facts, config.preprocess.longest, steps) | {"precision": choose_precision(config.precision, device)}
     told = {name: value if isinstance(value, str) else json.dumps(value) for name, value in chosen.items()}
     if config.init is not None:  # which brings its own network
-        return read_config(None, {name: text for name, text in told.items() if not name.startswith("model.")} | named)
+        return {name: text for name, text in told.items() if not name.startswith("model.")} | named
     told = {"model.pretrained": "true"} | told | named
     if "model.pretrained" not in overrides and not _can_be_had(read_config(None, told)):
         told["model.pretrained"] = "false"
-    return read_config(None, told)
+    return told
 
 
 def choose(facts: Facts, longest: int | None = Preprocess().longest, steps: int | None = None) -> dict[str, Any]:

@@ -106,8 +106,8 @@ def open_source(
     """The source of that name: folder, table, scenes, or one of `PUBLISHED`.
 
     count: scenes of train; val has a fifth of it, at most 100. columns, labels: see `table`. preprocess: in which
-    channels files are read, where it sets them; scenes are drawn as RGB, from no root. strays: where given, takes what makes no pair,
-    which raises InputError otherwise.
+    channels files are read, where it sets them; scenes are drawn as RGB, from no root. strays: where given, takes what
+    makes no pair, which raises InputError otherwise.
     """
     if source == "scenes":
         if root is not None:

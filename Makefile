@@ -1,6 +1,7 @@
 # Every target does its own set-up; a second run installs nothing.
 PYTHON ?= python3
 BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 .PHONY: setup demo test test-slow check bench notebooks clean
 
@@ -16,10 +17,10 @@ demo: setup
 	$(BIN)/danet demo
 
 test: setup
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-slow: setup
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 check: setup
 	$(BIN)/ruff format --check .

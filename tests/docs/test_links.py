@@ -27,6 +27,16 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", head.strip().lower()).replace(" ", "-") for head in heads}
 
 
+def test_every_picture_has_its_command():
+    told = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    pictures = [path for kind in ("png", "svg") for path in (ROOT / "docs").rglob(f"*.{kind}")]
+    assert len(pictures) > 10
+    for path in pictures:
+        rows = [line for line in told.splitlines() if str(path.relative_to(ROOT)) in line]
+        assert len(rows) == 1, f"CONTRIBUTING.md does not say what makes {path.relative_to(ROOT)}"
+        assert all((ROOT / script).exists() for script in re.findall(r"python (\S+\.py)", rows[0])), rows[0]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page):
     for target in LINK.findall(CODE.sub("", page.read_text(encoding="utf-8"))):

@@ -1,7 +1,6 @@
 # Every target does its own set-up; a second run installs nothing.
 PYTHON ?= python3
 BIN := .venv/bin
-PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 .PHONY: setup demo test test-slow check bench notebooks clean
 
@@ -17,10 +16,10 @@ demo: setup
 	$(BIN)/danet demo
 
 test: setup
-	$(PYTEST)
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
-test-slow: setup
-	$(PYTEST) -m slow
+test-slow: setup  # one at a time: some watch the clock, some take several processes themselves
+	$(BIN)/python -m pytest -m slow
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -61,6 +61,12 @@ def test_train_evaluate_info_and_report(run, own_data, tmp_path, monkeypatch):
     code, out, _ = run("evaluate", "runs/own/best", "--data.source", "folder", "--data.root", own_data)
     assert code == 0
     assert "mean IoU" in out
+    code, _, err = run("evaluate", "runs/own", "--data.source", "scenes", "--data.count", "5")
+    assert (code, "data.root" in err) == (2, False), "the run's folder is not that of another source"
+    code, _, err = run("evaluate", "runs/own", "--data.count", "0")
+    assert err.startswith("danet: command line: data.count is 0;")
+    code, _, err = run("evaluate", "runs")
+    assert (code, err) == (2, "danet: runs is neither a run nor a bundle; name one of its runs, such as runs/own.\n")
     code, out, _ = run("info", "runs/own", "--json")
     facts = json.loads(out)["runs/own"]
     assert facts["classes"] == ["road", "car", "tree"]

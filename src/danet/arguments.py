@@ -16,6 +16,9 @@ from danet.weights.layouts import LAYOUTS
 Command = Callable[[argparse.Namespace], int]
 MODEL_HELP = "a run's folder, a bundle's, or a name (default: street-tiny, a toy trained on drawn streets)"
 
+OPENED_BY = ("source", "root", "columns", "labels", "count", "size")
+"""The fields of `data` that say which images are scored; all others are of training."""
+
 
 class Parser(argparse.ArgumentParser):
     """argparse whose errors are InputErrors of one line, with the nearest option."""
@@ -100,7 +103,7 @@ def _evaluate(one: Parser) -> None:
     )
     _add_device(one, None)
     _add_fields(one, Protocol, "protocol.")
-    _add_fields(one, DataConfig, "data.")
+    _add_fields(one, DataConfig, "data.", OPENED_BY)
 
 
 def _data_init(one: Parser) -> None:
@@ -203,6 +206,7 @@ def _serve(one: Parser) -> None:
     )
     one.add_argument(
         "--cors",
+        type=_origin,
         action="append",
         default=[],
         metavar="ORIGIN",
@@ -268,10 +272,12 @@ def _add_folder(parser: Parser) -> None:
     _add_fields(parser, DataConfig, "data.")
 
 
-def _add_fields(parser: Parser, section: Any, prefix: str) -> None:
-    """An option for each field of a configuration, by its dotted name."""
+def _add_fields(parser: Parser, section: Any, prefix: str, only: Sequence[str] = ()) -> None:
+    """An option for each field of a configuration, or for those named, by its dotted name."""
     group = parser.add_argument_group("fields of the configuration (values as YAML)")
     for name, (default, text) in fields(section, prefix).items():
+        if only and name.removeprefix(prefix) not in only:
+            continue
         help_text = f"{text} [{default}]".replace("%", "%%").strip()
         group.add_argument(f"--{name}", metavar="VALUE", default=argparse.SUPPRESS, help=help_text)
 
@@ -297,6 +303,13 @@ def _port(text: str) -> int:
     if not (text.isdecimal() and int(text) < 65536):
         raise argparse.ArgumentTypeError(f"{text!r} is no port; write a number of 0 to 65535")
     return int(text)
+
+
+def _origin(text: str) -> str:
+    """Whose pages: a scheme and a host, or all."""
+    if text != "*" and not re.fullmatch(r"https?://[^/\s]+", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no origin; write scheme and host alone, as https://example.org")
+    return text
 
 
 def _positive(text: str) -> int:

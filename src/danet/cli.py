@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from danet import __version__
-from danet.arguments import parse
+from danet.arguments import OPENED_BY, parse
 from danet.config import RunConfig, fields, read_config, recipes
 from danet.errors import InputError
 from danet.files import explained, written_aside
@@ -170,6 +170,9 @@ def evaluate(options: argparse.Namespace) -> int:
             folder = find_bundle(name)
         run = folder.resolve().parent / "config.yaml"
         config = read_config(run if run.is_file() else None, overrides)
+        if run.is_file() and read_config(run).data.source != config.data.source:  # whose folder is another's
+            given = {"root": overrides.get("data.root"), "labels": overrides.get("data.labels")}
+            config = config.model_copy(update={"data": config.data.model_copy(update=given)})
         if sent:
             server_of(config.data.source)
         if is_exported(folder):  # which has its own, whatever a run beside it has
@@ -190,8 +193,7 @@ def evaluate(options: argparse.Namespace) -> int:
     if not processes.main:
         return DONE
     where = f", {config.data.root}" if config.data.root is not None else ""
-    opened_by = {"root", "count", "size", "columns", "labels"}
-    given = absolute_root(config).data.model_dump(mode="json", include=opened_by, exclude_defaults=True)
+    given = absolute_root(config).data.model_dump(mode="json", include={*OPENED_BY}, exclude_defaults=True)
     report = replace(
         report,
         data=f"{config.data.source} {options.split}{where}",

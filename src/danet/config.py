@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Collection
 from importlib import resources
 from math import isfinite
 from pathlib import Path
@@ -381,14 +382,22 @@ def read_config(recipe: str | Path | None = None, overrides: dict[str, str] | No
             if not isinstance(target, dict):
                 raise InputError(f"{recipe}: {section} is {target!r}; it is a section of fields, such as {name}.")
         target[field] = read_value(name, text)
-    return validate(RunConfig, values, where)
+    return validate(RunConfig, values, where, overrides or ())
 
 
-def validate(section: type[AnySection], values: dict[str, Any], where: str) -> AnySection:
-    """`values` as a checked `section`; the first fault is an InputError that begins with `where`."""
+def validate(
+    section: type[AnySection], values: dict[str, Any], where: str, overridden: Collection[str] = ()
+) -> AnySection:
+    """`values` as a checked `section`; the first fault is an InputError that begins with `where`.
+
+    overridden: the fields (dotted) that are the command line's and not of `where`.
+    """
     try:
         return section.model_validate(values)
     except ValidationError as error:
+        path = ".".join(str(part) for part in error.errors(include_url=False)[0]["loc"])
+        if any(path == name or path.startswith(f"{name}.") for name in overridden):
+            where = "command line"
         raise InputError(f"{where}: {_describe(error, section)}") from None
 
 
@@ -486,8 +495,10 @@ def _describe(error: ValidationError, section: type[Section]) -> str:
         for name in sections:
             section = cast(type[Section], section.model_fields[str(name)].annotation)
         known += [".".join([*map(str, sections), name]) for name in section.model_fields]
-        return f"there is no key {path}. {nearest(path, sorted(known))}"
+        return f"there is no key {path}. {nearest(path, sorted(set(known)))}"
     if fault["type"] == "missing":
         return f"{path} is missing."
     rule = fault["msg"]
+    if fault["type"] in ("tuple_type", "list_type"):
+        rule = "write a list in brackets, such as '[512, 512]' or '[car, road]'"
     return f"{path} is {fault['input']!r}; {rule[0].lower()}{rule[1:]}."

@@ -203,6 +203,18 @@ def test_a_folder_beside_drawn_scenes_is_not_passed_over():
         open_source("scenes", "train", root="street")
 
 
+def test_a_folder_split_by_names_has_no_test_part(own_data):
+    for kind in ("images", "masks"):
+        for path in (own_data / kind).glob("*/*.png"):
+            path.rename(own_data / kind / f"{path.parent.name}_{path.name}")
+        for part in ("train", "val"):
+            (own_data / kind / part).rmdir()
+    with pytest.raises(
+        InputError, match=r"has no part test: .* Make subfolders train/, val/ and test/ in both folders"
+    ):
+        open_source("folder", "test", root=own_data)
+
+
 def test_scenes_as_samples():
     items, labels = open_source("scenes", "val", count=12, size=(48, 64))
     assert (len(items), labels.name) == (2, "scenes")

@@ -213,6 +213,8 @@ def test_every_preset_predicts_and_is_read_back_from_its_own_words(name, segment
         ("whole", {"blend": "gaussian"}, "blend is 'gaussian'; it needs crop"),
         ("whole", {"edge": "pad"}, "edge is 'pad'; it needs crop"),
         ("whole", {"classes": "[road, road]"}, "each class is named once"),
+        ("whole", {"classes": "car,road"}, r"classes is 'car,road'; write a list in brackets, such as '\[512, 512\]'"),
+        ("whole", {"crop": "512"}, "crop is 512; write a list in brackets"),
         ("whole", {"scales": "[]"}, "scales is"),
         ("whole", {"flop": "true"}, "there is no key flop. Did you mean flip?"),
     ],

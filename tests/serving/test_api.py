@@ -246,6 +246,9 @@ def test_another_sites_page_cannot_send_images(server: Server):
     for site in ("cross-site", "same-site"):
         reply = server.post("/v1/segment", body, **cross | {"Sec_Fetch_Site": site})
         assert (reply.status, reply.code) == (403, "wrong_origin")
+    reply = server.post("/v1/segment", body, Origin="https://evil.example")
+    assert (reply.status, reply.code) == (403, "wrong_origin"), "of a browser that tells the origin alone"
+    assert server.post("/v1/segment", body, Origin=f"http://127.0.0.1:{server.port}").status == 200
     assert server.get("/", **cross).status == 200, "a link to the page may be followed"
     assert server.post("/v1/segment", body, Sec_Fetch_Site="same-origin").status == 200
 

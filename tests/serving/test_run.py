@@ -51,6 +51,7 @@ def test_without_the_extra_one_line_says_how_to_get_it(missing: str):
         (("--port", "65536"), "'65536' is no port; write a number of 0 to 65535"),
         (("--timeout", "0"), "'0' is no whole number above 0"),
         (("--max-pixels", "-5"), "'-5' is no whole number above 0"),
+        (("--cors", "example.org"), "'example.org' is no origin; write scheme and host alone, as https://example.org"),
         (("--concurrency", "many"), "'many' is no whole number above 0"),
         (("--model", "nothing"), "nothing"),
     ],

@@ -63,6 +63,8 @@ def plan(inputs: Sequence[Path], output: Path, suffixes: tuple[str, ...]) -> lis
         elif os.path.lexists(path):
             target, places = output, {path: Path()}
         else:
+            if str(path).startswith(("http:/", "https:/")):
+                raise InputError(f"{path} is an address, which is not fetched; download the image first.")
             raise InputError(f"{path} does not exist; give an image, a folder of images, or a list of paths (.txt).")
         for image, place in places.items():
             if image.parent not in folders:

@@ -59,13 +59,21 @@ class Guard:
                 "wrong_host",
                 f"The request is for the host {host!r}; this server answers to {allowed}: open it by one of these.",
             )
-        others = headers.get("sec-fetch-site") in ("cross-site", "same-site")
-        if others and scope["method"] not in ("GET", "HEAD"):
+        if scope["method"] not in ("GET", "HEAD") and _is_from_elsewhere(scope["method"], headers):
             origin = headers.get("origin", "")
             if origin not in self.origins and "*" not in self.origins:
                 words = f"The page of {origin!r} may not send images here"
                 return Problem("wrong_origin", f"{words}; start the server with --cors {origin or 'ORIGIN'}.")
         return None
+
+
+def _is_from_elsewhere(method: str, headers: Headers) -> bool:
+    """Whether another site's page asks, as its browser says, or where it is silent, by the origin."""
+    site, origin = headers.get("sec-fetch-site"), headers.get("origin")
+    if site is not None:
+        return site in ("cross-site", "same-site")
+    # Whether a page may ask at all is answered by the CORS middleware.
+    return method != "OPTIONS" and origin is not None and origin.partition("://")[2] != headers.get("host")
 
 
 def known_hosts(host: str) -> tuple[str, ...] | None:

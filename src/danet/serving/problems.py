@@ -53,7 +53,7 @@ class Details(BaseModel):
 
     code: Code
     message: str
-    limit: float | None = None
+    limit: int | float | None = None
     longest: int | None = None
 
 

@@ -116,6 +116,8 @@ def _check_kind(path: Path) -> None:
         raise InputError(f"{path} cannot be read: {error.strerror or error}.") from None
     if not head:
         raise InputError(f"{path} is empty; {_WHOLE}.")
+    if path.suffix == ".safetensors" and path.with_name("config.json").is_file():
+        raise InputError(f"{path} is of a bundle, which needs no conversion; give its folder {path.parent} to --model.")
     if head.lstrip()[:1] == b"<":
         raise InputError(
             f"{path} is a web page, not a checkpoint: the site showed something instead of the file; "

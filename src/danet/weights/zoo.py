@@ -20,7 +20,7 @@ from danet.config import Section, nearest, read_yaml, validate
 from danet.errors import InputError
 from danet.weights.bundle import CARD, CONFIG, WEIGHTS, Bundle, save_bundle
 from danet.weights.download import Progress, fetch, forget, name_in
-from danet.weights.exported import LABELS, MODEL
+from danet.weights.exported import LABELS, MODEL, is_exported
 
 DEFAULT = "street-tiny"
 """A toy trained on drawn streets alone, which shows what attention does where nobody has named a model."""
@@ -69,6 +69,10 @@ def find_bundle(name: str | Path | None = None, progress: Progress | None = None
     if (path / "config.yaml").is_file():
         raise InputError(f"The run {path} has validated no model yet; go on with: danet train --resume {path}")
     if path.is_dir():
+        if not ((path / CONFIG).is_file() or is_exported(path)):
+            runs = sorted(best.parent for best in path.glob("*/best"))
+            mend = f"name one of its runs, such as {runs[0]}" if runs else f"name a folder with {CONFIG}"
+            raise InputError(f"{path} is neither a run nor a bundle; {mend}.")
         return path
     if path.suffix == ".onnx" and path.is_file():
         if path.name != MODEL:

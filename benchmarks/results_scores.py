@@ -251,7 +251,9 @@ def transfer(rows: Sequence[Row]) -> str:
         told = ", ".join(f"{gain:.1f}" for gain in gained)
         gains.append(f"{mean(gained):.1f} points of mIoU on {images} images (seed by seed {told})")
     steps = {row["images"]: row["steps"] for row in rows}
-    told_steps = ", ".join(f"{steps[str(images)]} steps on {images} of the 367 training images" for images in sets)
+    told_steps = ", ".join(
+        f"{steps[str(images)]} steps on {'all' if images == 367 else f'{images} of the'} 367 images" for images in sets
+    )
     return f"""## A start from drawn streets
 
 {
@@ -273,7 +275,7 @@ CamVid, the recipe camvid-r18 with smaller crops, from scratch and from `street-
         told_steps
     }; all 101 images of val, mean over 3 seeds ± standard deviation ([finetune.csv](../results/finetune.csv), `python benchmarks/finetune.py`). The start gains {
         " and ".join(gains)
-    }. Drawn streets are no photographs; which classes a run takes over is by name alone: here all eleven.
+    }. These are short runs, in which a start counts most; what longer ones reach from scratch is in the first table. Drawn streets are no photographs; which classes a run takes over is by name alone: here all eleven.
 """
 
 

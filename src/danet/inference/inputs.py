@@ -55,7 +55,9 @@ def plan(inputs: Sequence[Path], output: Path, suffixes: tuple[str, ...]) -> lis
                 if not file.name.startswith(".") and not (inside and own in (root / file.relative_to(path)).parents)
             ]
             if not images:
-                raise InputError(f"The folder {path} holds no image ({', '.join(suffixes)}).")
+                raise InputError(
+                    f"The folder {path} holds no image ({', '.join(suffixes)}); videos are named one by one."
+                )
             target = output / path.resolve().name if several else output
             places = {image: image.parent.relative_to(path) for image in images}
         elif path.suffix.lower() == LIST and path.is_file():

@@ -33,10 +33,9 @@ def as_channels(
         )
     if values.ndim != 3 or values.dtype.kind not in "uif" or (channels.picture and values.dtype != np.uint8):
         kind = "uint8" if channels.picture else "integers or floats"
+        rule = f"an image is {kind} of height × width × {count} ({names})"
         mend = ": convert it to 8 bits" if channels.picture and values.ndim == 3 else ""
-        raise InputError(
-            f"{source} is {values.dtype} {values.shape}; an image is {kind} of height × width × {count} ({names}){mend}."
-        )
+        raise InputError(f"{source} is {values.dtype} {values.shape}; {rule}{mend}.")
     eight_bits = channels.range == (0, 255)
     if values.dtype == np.uint8 and eight_bits:
         return np.ascontiguousarray(values)

@@ -286,7 +286,7 @@ def test_attend_writes_a_page_with_or_without_points(run, tiny_folder, picture, 
         (("predict", "street.png", "--model", "nowhere"), ("nowhere is no folder",)),
         (("predict", "nowhere.png", "--model", "tiny"), ("nowhere.png does not exist",)),
         (("predict", "https://example.org/a.jpg", "--model", "tiny"), ("is an address, which is not fetched",)),
-        (("convert", "tiny/model.safetensors", "-o", "x"), ("needs no conversion; give its folder tiny to --model",)),
+        (("convert", "tiny/model.safetensors", "-o", "new"), ("needs no conversion; give its folder tiny to --model",)),
         (("predict", "tiny", "--model", "tiny"), ("tiny holds no image",)),
         (
             ("predict", "street.png", "./street.png", "x/street.png", "--model", "tiny"),

@@ -136,7 +136,7 @@ def test_strays_of_a_folder_without_splits_are_told_once(tmp_path):
 
 
 def test_the_command_tells_it_in_tables_and_by_its_exit_code(tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "400")
     sound(tmp_path)
     assert main(["data", "check", str(tmp_path)]) == 0
     told = capsys.readouterr().out

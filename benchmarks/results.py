@@ -20,6 +20,8 @@ Written by `python benchmarks/results.py` from the tables in [results/](../resul
 SECTIONS: dict[str, Section] = {
     "runs": scores.camvid,
     "camvid": scores.protocols,
+    "peers": scores.peers,
+    "peers-cost": scores.peers_cost,
     "at-work": scores.at_work,
     "at-work-rows": scores.at_work_rows,
     "finetune": scores.transfer,

@@ -170,7 +170,8 @@ def evaluate(options: argparse.Namespace) -> int:
             folder = find_bundle(name)
         run = folder.resolve().parent / "config.yaml"
         config = read_config(run if run.is_file() else None, overrides)
-        if run.is_file() and read_config(run).data.source != config.data.source:  # whose folder is another's
+        other = "data.source" in overrides and run.is_file() and read_config(run).data.source != config.data.source
+        if other:  # then the run's folder is none of it
             given = {"root": overrides.get("data.root"), "labels": overrides.get("data.labels")}
             config = config.model_copy(update={"data": config.data.model_copy(update=given)})
         if sent:

@@ -49,7 +49,7 @@ def test_settings_follow_from_sizes_number_and_device(facts, expected):
 def test_a_run_of_few_steps_is_still_a_run(steps, warmup, average):
     chosen = choose(Facts(24, (96, 128), "cpu"), steps=steps)
     assert (chosen["optim.warmup"], chosen["optim.ema"]) == (warmup, average)
-    assert chosen["validate_every"] == chosen["optim.steps"] // 5 or chosen["validate_every"] == 1
+    assert chosen["validate_every"] == max(1, chosen["optim.steps"] // 5)
 
 
 def test_a_root_is_all_that_must_be_named(own_data):

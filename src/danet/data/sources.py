@@ -63,14 +63,14 @@ def folder(root: str | Path, split: str, preprocess: Preprocess = UNSET, strays:
     told = (channels, strays, reader(labels), folders.suffix, folders.complete)
     if in_folders(images):
         return stem_pairs(images / split, masks / split, *told), labels
-    items = stem_pairs(images, masks, *told)
-    stems = {stem_of(Path(item.name), images): item for item in items}
-    chosen = [stems[stem] for stem, part in assign_split(stems, rule).items() if part == split]
-    if not chosen and split not in ("train", "val"):
+    if split not in ("train", "val"):
         raise InputError(
             f"{root} has no part {split}: names are split into train and val alone. Make subfolders train/, val/ and "
             f"{split}/ in both folders."
         )
+    items = stem_pairs(images, masks, *told)
+    stems = {stem_of(Path(item.name), images): item for item in items}
+    chosen = [stems[stem] for stem, part in assign_split(stems, rule).items() if part == split]
     if not chosen:
         raise InputError(
             f"None of the {len(items)} images in {images} falls into {split} by their names; write another seed or "

@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cached_property
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +46,9 @@ class Prediction:
         told = ", ".join(f"{name} {100 * share:.0f} %" for name, share in most)
         return f"Prediction({width}×{height} pixels: {told}; mean confidence {self.confidence.mean():.2f})"
 
-    def _repr_png_(self) -> bytes:
+    def _repr_png_(self) -> bytes | None:
         """What a notebook shows: the overlay."""
-        file = BytesIO()
-        self.overlay().save(file, format="PNG")
-        return file.getvalue()
+        return self.overlay()._repr_png_()
 
     @cached_property
     def labels(self) -> UInt8[np.ndarray, "h w"]:

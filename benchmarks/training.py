@@ -62,13 +62,15 @@ TIMED = [Task(1, (768, 768), 19, precision) for precision in PRECISIONS]
 LOSSES = [Task(2, (384, 384), classes, "float32") for classes in (19, 150)]
 
 
-def our_step(task: Task) -> tuple[nn.Module, Callable[[], object]]:
+def our_step(
+    task: Task, backbone: str = "resnet50c", device: torch.device = CPU
+) -> tuple[nn.Module, Callable[[], object]]:
     """Our network, and one step of its training as `danet train` takes it, gradient norm and checks included."""
     optim = OptimConfig(optimizer="sgd", lr=0.01, momentum=0.9, weight_decay=0, gate_factor=1)
     config = RunConfig(precision=task.precision, optim=optim)
-    model = network(task)
-    state = State.of(model, config, CPU)
-    stepper = Stepper(config, state, Criterion(), CPU, task.precision)
+    model = network(task, backbone).to(device)
+    state = State.of(model, config, device)
+    stepper = Stepper(config, state, Criterion(), device, task.precision)
     images, masks = batch(task)
     return model, lambda: stepper.step(0, images, masks, ["a batch of noise"])
 
@@ -95,9 +97,9 @@ def naive_step(task: Task) -> tuple[nn.Module, Callable[[], object]]:
     return model, step
 
 
-def network(task: Task) -> SegmentationModel:
+def network(task: Task, backbone: str = "resnet50c") -> SegmentationModel:
     torch.manual_seed(0)
-    model = create_model("danet", "resnet50c", task.classes, auxiliary=True)
+    model = create_model("danet", backbone, task.classes, auxiliary=True)
     return model.to(memory_format=torch.channels_last).train()
 
 

@@ -3,10 +3,10 @@
     python benchmarks/triton_kernels.py [--out results/triton.csv]
 
 Every kernel and every size of its blocks, compiled for an NVIDIA H100 or H200 (compute capability 9.0), queries and
-keys of 64 and values of 512: registers a thread, bytes of stack a thread (what did not fit into registers), shared
-memory of a block, how many blocks fit into a multiprocessor, whether products go to the tensor cores' warp-group
-instruction, and whether copies go past the registers. `seconds` says "not measured": no GPU was at hand. Takes a
-minute.
+keys of 64 and values of 512: threads of a program, registers of each and bytes of its stack (what did not fit into
+registers), shared memory, how many programs fit into a multiprocessor, and whether blocks are copied by the copy engine
+(tensor memory access) and multiplied by the warp-group instruction of the tensor cores. "in halves" is bfloat16 values
+with float32 queries and keys. `seconds` says "not measured": no GPU was at hand. Takes two minutes.
 """
 
 import argparse
@@ -31,15 +31,21 @@ KERNELS = ("_forward", "_grad_value", "_grad_key", "_grad_query")
 TARGET = GPUTarget("cuda", 90, 32)
 SHARED, REGISTERS, THREADS = 227 * 1024, 65_536, 2048
 """Of a multiprocessor of that capability (CUDA programming guide, table of compute capabilities)."""
-TYPES = {"bfloat16": ("bf16", "ieee"), "TF32": ("fp32", "tf32"), "float32": ("fp32", "ieee")}
+TYPES = {  # of query, key and values; how float32 is multiplied; whether it goes in halves
+    "bfloat16": ("bf16", "ieee", False),
+    "bfloat16, in halves": ("bf16", "ieee", True),
+    "TF32": ("fp32", "tf32", False),
+    "float32": ("fp32", "ieee", False),
+}
 WHOLE = ("n", "m", "d", "c", "size")
-FLOATS = ("logsumexp", "inner")
+FLOATS = ("logsumexp", "inner", "grad_query")
 
 
-def compiled(kernel: Any, config: triton.Config, kind: str, precision: str) -> dict[str, Any]:
+def compiled(kernel: Any, config: triton.Config, kind: str, precision: str, halves: bool) -> dict[str, Any]:
     """What one kernel takes with these blocks; what it says where it cannot be compiled."""
     names = kernel.fn.arg_names
-    constants = {"WIDTH": 64, "PRECISION": precision, **config.kwargs}
+    constants = {"WIDTH": 64, "ALL": 512, "PRECISION": precision, "HALVES": halves, "ADDED": True, **config.kwargs}
+    constants = {name: value for name, value in constants.items() if name in names}
     types = {name: "i32" if name in WHOLE else "fp32" if name == "scale" else "constexpr" for name in names}
     pointers = [name for name in names if name not in constants and name not in (*WHOLE, "scale")]
     types |= {name: "*fp32" if name in FLOATS else f"*{kind}" for name in pointers}
@@ -58,15 +64,17 @@ def compiled(kernel: Any, config: triton.Config, kind: str, precision: str) -> d
         command = [Path(backend).parent / "bin" / "cuobjdump", "--dump-resource-usage", file.name]
         report = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     registers, stack = (int(re.findall(rf"{name}:(\d+)", report)[-1]) for name in ("REG", "STACK"))
-    threads, shared = 32 * config.num_warps, made.metadata.shared
+    code, shared = made.asm["ptx"], made.metadata.shared
+    threads = int(re.findall(r"reqntid (\d+)", code)[-1])
     fit = min(SHARED // max(shared, 1), REGISTERS // (registers * threads), THREADS // threads)
     return {
+        "threads": threads,
         "registers": registers,
         "stack": stack,
         "shared_kilobytes": round(shared / 1024),
-        "blocks": fit,
-        "warp_group_products": "wgmma" in made.asm["ptx"],
-        "copies_past_registers": "cp.async" in made.asm["ptx"],
+        "programs": fit,
+        "copy_engine": "cp.async.bulk.tensor" in code,
+        "warp_group_products": "wgmma" in code,
         "note": "" if fit else "more shared memory than there is",
     }
 
@@ -79,19 +87,19 @@ def main() -> None:
     where = describe_run(torch.device("cpu"), "in each row", seed=0)
     where["versions"] += f", triton {triton.__version__}"
     rows = []
-    for name, (kind, precision) in TYPES.items():
+    true = len(position_triton.TRUE)
+    for name, (kind, precision, halves) in TYPES.items():
         for kernel in (getattr(position_triton, kernel) for kernel in KERNELS):
-            query = torch.zeros(1, dtype=torch.float32 if kind == "fp32" else torch.bfloat16)
-            for config in kernel.early_config_prune(kernel.configs, {"query": query}, PRECISION=precision):
+            for config in kernel.configs[-true:] if name == "float32" else kernel.configs[:-true]:
                 row = {"kernel": kernel.fn.__name__.strip("_"), "type": name}
-                row |= {key.lower(): value for key, value in config.kwargs.items()} | {"warps": config.num_warps}
-                row |= compiled(kernel, config, kind, precision)
+                row |= {key.lower(): value for key, value in config.kwargs.items()} | {"stages": config.num_stages}
+                row |= compiled(kernel, config, kind, precision, halves)
                 rows.append(row | {"target": "compute capability 9.0", "seconds": "not measured"} | where)
                 print({key: value for key, value in row.items() if key not in where}, flush=True)
     if out:
-        fields = ["kernel", "type", "queries", "keys", "channels", "warps", "registers", "stack", "shared_kilobytes"]
-        fields += ["blocks", "warp_group_products", "copies_past_registers", "note", "target", "seconds", *where]
-        write_table(out, rows, fields)
+        fields = ["kernel", "type", "rows", "step", "channels", "stages", "specialized", "threads", "registers"]
+        fields += ["stack", "shared_kilobytes", "programs", "copy_engine", "warp_group_products", "note"]
+        write_table(out, rows, [*fields, "target", "seconds", *where])
 
 
 if __name__ == "__main__":

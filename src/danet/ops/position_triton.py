@@ -7,9 +7,9 @@ map follows again (Dao et al., arXiv:2205.14135). Sums are float32.
 A program holds a block of ROWS queries (in the gradients of keys and values: of keys) and CHANNELS of the values, and
 goes over the other side in STEPs. That gives two designs by one kernel: with few channels the scores are computed anew
 for each part of them ("split"), with all of them once, in a wide accumulator of few rows ("wide"). Which is faster
-depends on the chip: autotuning tries both. Blocks move by tensor descriptors, which are Hopper's own copies from memory
-where there are such, and which fill what lies beyond a matrix's ends with 0; SPECIALIZED blocks have warps that do
-nothing but copy, and two groups of others that multiply in turn.
+depends on the chip: autotuning tries both. Blocks are read through tensor descriptors, which give 0 beyond a matrix's
+ends, and go by Hopper's copy engine where there is one; SPECIALIZED blocks have warps that do nothing but copy, and two
+groups of others that multiply in turn.
 
 Float32 queries and keys beside values of 16 bits, as autocast makes them, go as a bfloat16 and what it leaves out:
 three products at the rate of 16 bits, whose scores are exact to 2⁻¹⁶ of their terms.
@@ -37,6 +37,7 @@ LN_2 = tl.constexpr(math.log(2))
 TYPES = (torch.float32, torch.bfloat16, torch.float16)
 INTERPRETED = knobs.runtime.interpret
 HALF = torch.float16 if INTERPRETED else torch.bfloat16
+TUNED = not INTERPRETED
 
 
 class Blocks(NamedTuple):
@@ -50,9 +51,8 @@ class Blocks(NamedTuple):
     specialized: bool = False
 
 
-# The first of each fits any chip: it is taken where nothing may be tuned.
-SPLIT = [Blocks(64, 64, 64, 4, 3), Blocks(128, 64, 128, 8, 2), Blocks(128, 64, 256, 8, 2)]
-SPECIALIZED = [Blocks(128, 128, 128, 4, 2, True), Blocks(128, 64, 256, 4, 2, True)]
+SPLIT = [Blocks(64, 32, 64, 4, 2), Blocks(64, 64, 64, 4, 3), Blocks(128, 64, 128, 8, 2), Blocks(128, 64, 256, 8, 2)]
+SPECIALIZED = [Blocks(128, 64, 256, 4, 2, True)]
 WIDE = [Blocks(64, 32, 512, 8, 2), Blocks(64, 64, 512, 8, 2)]
 # For gradients of scores: the rows' values stay, all channels of them.
 RESIDENT = [
@@ -62,18 +62,27 @@ RESIDENT = [
     Blocks(128, 32, 512, 8, 2),
 ]
 # For true float32, which no unit multiplies in blocks: larger ones would spill what they sum.
-TRUE = [Blocks(32, 32, 64, 4, 2), Blocks(64, 32, 64, 8, 2)]
+TRUE = [Blocks(32, 16, 64, 4, 2), Blocks(32, 32, 64, 8, 2)]
+
+
+def tried(blocks: list[Blocks], kind: torch.dtype, precision: str, c: int, hopper: bool) -> list[Blocks]:
+    """What a kernel is tuned over for queries of this type and values of c channels; the first fits any chip.
+
+    512 channels of float32 fit none, and Triton 3.9 specializes warps on Hopper alone, for 16 bits alone.
+    """
+    if kind == torch.float32 and precision == "ieee":
+        return TRUE
+    most = min(max(64, triton.next_power_of_2(c)), 1024 // kind.itemsize)
+    return [one for one in blocks if one.channels <= most and (not one.specialized or (hopper and kind.itemsize == 2))]
 
 
 def _tuned(blocks: list[Blocks], **options: Any) -> Callable[[Any], Any]:
-    """Tune a kernel over these blocks, and over TRUE where it multiplies true float32; if `size` is 0, over none."""
+    """Tune a kernel over these blocks, or over TRUE; where `size` is 0, take the first that fits."""
     made = {one: _configuration(one) for one in (*blocks, *TRUE)}
 
     def fitting(*_: Any, query: Tensor, c: int, size: int, PRECISION: str, **__: Any) -> list[triton.Config]:
-        exact = query.dtype == torch.float32 and PRECISION == "ieee"
         hopper = query.is_cuda and torch.cuda.get_device_capability(query.device)[0] == 9
-        taken = [one for one in blocks if one.channels <= max(64, triton.next_power_of_2(c))]
-        taken = TRUE if exact else [one for one in taken if hopper or not one.specialized]
+        taken = tried(blocks, query.dtype, PRECISION, c, hopper)
         return [made[one] for one in (taken if size else taken[:1])]
 
     key = ["size", "d", "c", "HALVES", "PRECISION"]
@@ -171,7 +180,7 @@ def _grad_value(
     _matrix(grad_value, batch, m, c, ROWS, CHANNELS).store([row, channel], total.to(grad_value.dtype.element_ty))
 
 
-@_tuned(SPLIT[:2] + RESIDENT, reset_to_zero=["grad_query"])
+@_tuned(SPLIT[:3] + RESIDENT, reset_to_zero=["grad_query"])
 @triton.jit
 def _grad_key(
     grad, query, low_query, key, low_key, value, inner, logsumexp, grad_query, grad_key, scale, n, m, d, c, size,
@@ -212,7 +221,7 @@ def _grad_key(
     _matrix(grad_key, batch, m, d, ROWS, WIDTH).store([row, 0], (total * (scale * LN_2)).to(grad_key.dtype.element_ty))
 
 
-@_tuned(SPLIT[:2] + RESIDENT)
+@_tuned(SPLIT[:3] + RESIDENT)
 @triton.jit
 def _grad_query(
     grad, query, low_query, key, low_key, value, inner, logsumexp, grad_query, scale, n, m, d, c, size,
@@ -289,7 +298,7 @@ def attend_backward(
     _run(_grad_value, m, c, **common, grad_value=grad_value)
     inner = (grad_output.float() * output.float()).sum(-1)
     common |= {"value": values, "inner": inner, "ALL": triton.next_power_of_2(c)}
-    added = bool(common["size"])
+    added = not torch.are_deterministic_algorithms_enabled()
     grad_key = key.new_empty(*key.shape[:2], d, dtype=sums)
     grad_query = query.new_zeros(*query.shape[:2], d, dtype=torch.float32 if added else sums)
     _run(_grad_key, m, 1, **common, grad_key=grad_key, grad_query=grad_query if added else None, ADDED=added)
@@ -304,6 +313,8 @@ def attend_backward(
 def refusal(query: Tensor, key: Tensor, value: Tensor) -> str | None:
     """Why the kernels cannot do this, or None."""
     if INTERPRETED or query.device.type == "cuda":
+        if INTERPRETED and torch.bfloat16 in {query.dtype, key.dtype, value.dtype}:
+            return "takes no bfloat16 in Triton's interpreter, which multiplies it wrongly"
         if not {query.dtype, key.dtype, value.dtype} <= set(TYPES):
             return f"takes float32, bfloat16 and float16, not {query.dtype}, {key.dtype} and {value.dtype}"
         if query.shape[-1] > WIDEST_KEY or value.shape[-1] > WIDEST_VALUE:
@@ -329,7 +340,8 @@ def _prepared(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[
     exact = torch.get_float32_matmul_precision() == "highest"
     tensors = {"query": query, "low_query": low_query, "key": key, "low_key": low_key}
     numbers = {"scale": scale * LOG2_E, "n": n, "m": m, "d": d, "c": c}
-    numbers["size"] = 0 if torch.are_deterministic_algorithms_enabled() else triton.next_power_of_2(max(n, m))
+    tuned = TUNED and not torch.are_deterministic_algorithms_enabled()
+    numbers["size"] = triton.next_power_of_2(max(n, m)) if tuned else 0
     constants = {
         "WIDTH": max(16, triton.next_power_of_2(d)),
         "HALVES": halves,

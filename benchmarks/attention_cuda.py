@@ -31,6 +31,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import flex_attention
 
 from danet.ops import position_attention
+from danet.ops.position import Backend
 from danet.training.provenance import describe_run, peak_memory, reset_peak_memory, resident_memory
 from table import write_table
 from training import Task, our_step
@@ -50,14 +51,14 @@ def naive(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 def sdpa(query: Tensor, key: Tensor, value: Tensor, backend: SDPBackend) -> Tensor:
-    heads = (x.unsqueeze(1) for x in (query, key, value))
+    query, key, value = (x.unsqueeze(1) for x in (query, key, value))
     with sdpa_kernel([backend]):
-        return F.scaled_dot_product_attention(*heads, scale=1.0).squeeze(1)
+        return F.scaled_dot_product_attention(query, key, value, scale=1.0).squeeze(1)
 
 
 def flex(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    heads = (x.unsqueeze(1) for x in (query, key, value))
-    return torch.compile(flex_attention)(*heads, scale=1.0).squeeze(1)
+    query, key, value = (x.unsqueeze(1) for x in (query, key, value))
+    return torch.compile(flex_attention)(query, key, value, scale=1.0).squeeze(1)  # pyright: ignore[reportCallIssue]
 
 
 def flash_attn_3(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -112,11 +113,11 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def error(output: Tensor, inputs: list[Tensor]) -> float:
+def judged(output: Tensor, inputs: list[Tensor]) -> dict[str, str]:
     with torch.no_grad():
         query, key, value = (x[:1].double() for x in inputs)
         exact = naive(query[:, :256], key, value)
-        return float((output[:1, :256].double() - exact).norm() / exact.norm())
+        return {"error": f"{float((output[:1, :256].double() - exact).norm() / exact.norm()):.2e}"}
 
 
 def tried(work: dict[str, Callable[[], Any]], judge: Callable[[Any], dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -150,9 +151,8 @@ def attention_rows(batch: int, positions: int, best: float) -> Iterator[dict[str
             work = {name: partial(run, name, inputs, grad if factor > 1 else None) for name in IMPLEMENTATIONS}
             flop = factor * 2 * batch * positions**2 * (WIDTHS[0] + WIDTHS[2])
             task = {"positions": positions, "batch": batch, "type": kind, "pass": direction}
-            for name, row in tried(
-                work, lambda output, inputs=inputs: {"error": f"{error(output, inputs):.2e}"}
-            ).items():
+            judge = partial(judged, inputs=inputs)
+            for name, row in tried(work, judge).items():
                 if took := row.get("seconds"):
                     row |= {"seconds": f"{took:.3g}", "teraflops": round(flop / took / 1e12, 2)}
                     row["share"] = round(flop / took / best, 3)
@@ -161,9 +161,9 @@ def attention_rows(batch: int, positions: int, best: float) -> Iterator[dict[str
 
 def step_rows() -> Iterator[dict[str, Any]]:
     """A training step with each way to attend, in the whole network."""
-    backends = ("whole", "auto", "tiles", "triton")
+    backends: tuple[Backend, ...] = ("whole", "auto", "tiles", "triton")
 
-    def stepped(backend: str, step: Callable[[], object]) -> None:
+    def stepped(backend: Backend, step: Callable[[], object]) -> None:
         with patch("danet.models.attention.position_attention", partial(position_attention, backend=backend)):
             step()
 

@@ -87,10 +87,11 @@ def triton(rows: Sequence[Row]) -> str:
     """What the forward kernel takes of a GPU, design by design."""
 
     def work(row: Row) -> tuple[float, float]:
-        """Multiplications beside the equations' own, and operations for a byte of keys and values that is read."""
-        queries, channels = int(row["queries"]), int(row["channels"])
-        size = 2 if row["type"] == "bfloat16" else 4
-        return (512 + 64 * 512 / channels) / 576, 2 * queries * (64 + channels) / (size * (64 + channels))
+        """Multiplications beside the equations' own, and the equations' operations for a byte of keys and values."""
+        queries, channels = int(row["rows"]), int(row["channels"])
+        products = 3 if "halves" in row["type"] else 1
+        read = (4 if row["type"] in ("TF32", "float32") else 2) * (64 * min(products, 2) + channels) * 512 / channels
+        return (512 + products * 64 * 512 / channels) / 576, 2 * queries * 576 / read
 
     chosen = [row for row in rows if row["kernel"] == "forward"]
     return f"""{
@@ -98,11 +99,11 @@ def triton(rows: Sequence[Row]) -> str:
             (
                 "type",
                 "queries × keys × channels",
-                "warps",
+                "threads",
                 "registers",
                 "stack",
                 "shared memory",
-                "blocks a multiprocessor",
+                "programs a multiprocessor",
                 "× the equations' multiplications",
                 "operations a byte",
                 "time",
@@ -110,12 +111,13 @@ def triton(rows: Sequence[Row]) -> str:
             (
                 (
                     row["type"],
-                    f"{row['queries']} × {row['keys']} × {row['channels']}",
-                    row["warps"],
+                    f"{row['rows']} × {row['step']} × {row['channels']}"
+                    + (", specialized" if row["specialized"] == "True" else ""),
+                    row["threads"],
                     row["registers"],
                     f"{row['stack']} B",
                     f"{row['shared_kilobytes']} KB",
-                    row["blocks"] + (f" ({row['note']})" if row["note"] else ""),
+                    row["programs"] + (f" ({row['note']})" if row["note"] else ""),
                     f"{work(row)[0]:.2f}",
                     f"{work(row)[1]:.0f}",
                     row["seconds"],

@@ -23,11 +23,12 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia import __file__ as backend
 from triton.compiler import ASTSource
 
-from danet.ops import position_triton
+from danet.ops import position_kernels
 from danet.training.provenance import describe_run
 from table import write_table
 
-KERNELS = ("_forward", "_grad_value", "_grad_key", "_grad_query")
+FOR_VALUES, FOR_SCORES = position_kernels.FOR_VALUES, position_kernels.FOR_SCORES
+KERNELS = {"forward": FOR_VALUES, "grad_value": FOR_VALUES, "grad_key": FOR_SCORES, "grad_query": FOR_SCORES}
 TARGET = GPUTarget("cuda", 90, 32)
 SHARED, REGISTERS, THREADS = 227 * 1024, 65_536, 2048
 """Of a multiprocessor of that capability (CUDA programming guide, table of compute capabilities)."""
@@ -41,9 +42,9 @@ WHOLE = ("n", "m", "d", "c", "size")
 FLOATS = ("logsumexp", "inner", "grad_query")
 
 
-def compiled(kernel: Any, config: triton.Config, kind: str, precision: str, halves: bool) -> dict[str, Any]:
+def compiled(kernel: Any, blocks: position_kernels.Blocks, kind: str, precision: str, halves: bool) -> dict[str, Any]:
     """What one kernel takes with these blocks; what it says where it cannot be compiled."""
-    names = kernel.fn.arg_names
+    names, config = kernel.fn.arg_names, position_kernels.configuration(blocks)
     constants = {"WIDTH": 64, "ALL": 512, "PRECISION": precision, "HALVES": halves, "ADDED": True, **config.kwargs}
     constants = {name: value for name, value in constants.items() if name in names}
     types = {name: "i32" if name in WHOLE else "fp32" if name == "scale" else "constexpr" for name in names}
@@ -87,18 +88,17 @@ def main() -> None:
     where = describe_run(torch.device("cpu"), "in each row", seed=0)
     where["versions"] += f", triton {triton.__version__}"
     rows = []
-    true = len(position_triton.TRUE)
     for name, (kind, precision, halves) in TYPES.items():
-        for kernel in (getattr(position_triton, kernel) for kernel in KERNELS):
-            for config in kernel.configs[-true:] if name == "float32" else kernel.configs[:-true]:
-                row = {"kernel": kernel.fn.__name__.strip("_"), "type": name}
-                row |= {key.lower(): value for key, value in config.kwargs.items()} | {"stages": config.num_stages}
-                row |= compiled(kernel, config, kind, precision, halves)
+        query = torch.float32 if kind == "fp32" else torch.bfloat16
+        for kernel, blocks in KERNELS.items():
+            for one in position_kernels.tried(blocks, query, precision, 512, hopper=True):
+                row = {"kernel": kernel, "type": name, **one._asdict()}
+                row |= compiled(getattr(position_kernels, kernel), one, kind, precision, halves)
                 rows.append(row | {"target": "compute capability 9.0", "seconds": "not measured"} | where)
                 print({key: value for key, value in row.items() if key not in where}, flush=True)
     if out:
-        fields = ["kernel", "type", "rows", "step", "channels", "stages", "specialized", "threads", "registers"]
-        fields += ["stack", "shared_kilobytes", "programs", "copy_engine", "warp_group_products", "note"]
+        fields = ["kernel", "type", "rows", "step", "channels", "warps", "stages", "specialized", "threads"]
+        fields += ["registers", "stack", "shared_kilobytes", "programs", "copy_engine", "warp_group_products", "note"]
         write_table(out, rows, [*fields, "target", "seconds", *where])
 
 

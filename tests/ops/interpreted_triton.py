@@ -6,13 +6,13 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from danet.ops import position_attention, position_triton
-from danet.ops.position_triton import Blocks
+from danet.ops import position_attention, position_kernels, position_triton
+from danet.ops.position_kernels import Blocks
 from tests import reference
 from tests.ops.inputs import gradients, relative_error, tensors
 
-KERNELS = ("_forward", "_grad_value", "_grad_key", "_grad_query")
-DESIGNS = {name: getattr(position_triton, name) for name in ("SPLIT", "SPECIALIZED", "WIDE", "RESIDENT", "TRUE")}
+KERNELS = ("forward", "grad_value", "grad_key", "grad_query")
+DESIGNS = {name: getattr(position_kernels, name) for name in ("SPLIT", "SPECIALIZED", "WIDE", "RESIDENT", "TRUE")}
 TOLERANCES = {torch.float32: 2e-6, torch.float16: 2e-3}
 # leading dimensions, n, m, d, c: odd, self and cross, within a block and over several, one key, one of everything
 SHAPES = [
@@ -27,10 +27,10 @@ SHAPES = [
 @contextmanager
 def only(blocks) -> Iterator[None]:
     """All kernels with these blocks alone, so that nothing is tuned."""
-    kernels = [getattr(position_triton, name) for name in KERNELS]
+    kernels = [getattr(position_kernels, name) for name in KERNELS]
     kept = [(kernel.configs, kernel.early_config_prune) for kernel in kernels]
     for kernel in kernels:
-        kernel.configs, kernel.early_config_prune = [position_triton._configuration(blocks)], None
+        kernel.configs, kernel.early_config_prune = [position_kernels.configuration(blocks)], None
         kernel.cache.clear()
     try:
         yield
@@ -45,7 +45,7 @@ def tried(monkeypatch) -> dict[str, list[Blocks]]:
     monkeypatch.setattr(position_triton, "TUNED", True)
     found: dict[str, list[Blocks]] = {}
     for name in KERNELS:
-        kernel = getattr(position_triton, name)
+        kernel = getattr(position_kernels, name)
         kernel.cache.clear()
 
         def time(call, quantiles, name=name):
@@ -154,24 +154,24 @@ def test_where_nothing_may_be_tuned_one_size_of_blocks_is_taken_and_bits_stay(de
 
 def test_tuning_tries_what_the_machine_can_do_and_leaves_no_sum_behind(tried):
     """True float32 has blocks of its own, specialized warps are Hopper's, and channels are no more than the values'."""
-    plain = {"SPLIT": position_triton.SPLIT, "WIDE": position_triton.WIDE, "RESIDENT": position_triton.RESIDENT}
+    plain = {"SPLIT": position_kernels.SPLIT, "WIDE": position_kernels.WIDE, "RESIDENT": position_kernels.RESIDENT}
     inputs = tensors((1,), 20, 24, 8, 512, torch.float32, spread=3.0)
     check([x.half() for x in inputs])
-    assert tried["_forward"] == tried["_grad_value"] == plain["SPLIT"] + plain["WIDE"]
-    assert tried["_grad_key"] == plain["SPLIT"][:3] + plain["RESIDENT"]
+    assert tried["forward"] == tried["grad_value"] == plain["SPLIT"] + plain["WIDE"]
+    assert tried["grad_key"] == plain["SPLIT"][:3] + plain["RESIDENT"]
     check([x[..., :200].half() for x in inputs])
-    assert tried["_forward"][6:] == plain["SPLIT"]
+    assert tried["forward"][6:] == plain["SPLIT"]
     tried.clear()
     check(inputs)
     check([x[..., :40] for x in inputs])
-    assert tried["_forward"] == tried["_grad_value"] == tried["_grad_key"] == 2 * position_triton.TRUE
-    assert "_grad_query" not in tried
+    assert tried["forward"] == tried["grad_value"] == tried["grad_key"] == 2 * position_kernels.TRUE
+    assert "grad_query" not in tried
 
 
 def test_it_is_tuned_once_a_power_of_two(tried):
     for n in (33, 60, 64, 65):
         by_triton(*tensors((1,), n, n, 8, 128, torch.float16))
-    assert tried["_forward"] == 2 * position_triton.SPLIT[:3]
+    assert tried["forward"] == 2 * position_kernels.SPLIT[:3]
 
 
 def test_large_energies_and_large_values():

@@ -42,7 +42,9 @@ WHOLE = ("n", "m", "d", "c", "size")
 FLOATS = ("logsumexp", "inner", "grad_query")
 
 
-def compiled(kernel: Any, blocks: position_kernels.Blocks, kind: str, precision: str, halves: bool) -> dict[str, Any]:
+def compiled(
+    kernel: Any, blocks: position_kernels.Blocks, kind: str, precision: str, halves: bool, target: GPUTarget = TARGET
+) -> dict[str, Any]:
     """What one kernel takes with these blocks; what it says where it cannot be compiled."""
     names, config = kernel.fn.arg_names, position_kernels.configuration(blocks)
     constants = {"WIDTH": 64, "ALL": 512, "PRECISION": precision, "HALVES": halves, "ADDED": True, **config.kwargs}
@@ -55,7 +57,7 @@ def compiled(kernel: Any, blocks: position_kernels.Blocks, kind: str, precision:
     source = ASTSource(fn=kernel.fn, signature=types, constexprs=values, attrs=aligned)
     options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
     try:
-        made = triton.compile(source, target=TARGET, options=options)
+        made = triton.compile(source, target=target, options=options)
     except Exception as error:
         told = re.search(r"\(C\d+\) ([^.]+)", str(error))
         return {"note": told[1] if told else type(error).__name__}

@@ -49,7 +49,7 @@ def gradients(
     inputs = [x.detach().requires_grad_() for x in inputs]
     output = function(*inputs)
     grad = torch.randn(output.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return torch.autograd.grad(output, inputs, LAYOUTS[layout](grad.to(output.dtype)))
+    return torch.autograd.grad(output, inputs, LAYOUTS[layout](grad.to(output)))
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:

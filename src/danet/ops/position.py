@@ -73,7 +73,8 @@ def position_attention(
     - "tiles": a few tiles of the map at a time, on any device; its gradient cannot be differentiated again;
     - "sdpa": torch's memory-efficient kernel, on CUDA, for query, key and value of one type; without log-sum-exp;
     - "triton": the kernels of danet.ops.position_triton, on CUDA, for widths up to 128 (query, key) and 512 (value) and
-      types of at most 32 bits; not measured yet, so nothing chooses it by itself; its gradient as that of "tiles";
+      types of at most 32 bits; not measured yet, so nothing chooses it by itself; its gradient as that of "tiles", the
+      same bits every time only under `torch.use_deterministic_algorithms`;
     - "whole": the equations as they stand, which hold the whole map and torch differentiates as often as you like;
     - "auto": "sdpa" where it can, "whole" for small maps (2²² entries at most), else "tiles".
 

@@ -73,7 +73,7 @@ def attend_backward(
     added = not torch.are_deterministic_algorithms_enabled()
     grad_key = key.new_empty(*key.shape[:2], common["d"], dtype=sums)
     grad_query = query.new_zeros(*query.shape[:2], common["d"], dtype=torch.float32 if added else sums)
-    rest = {"grad_key": grad_key, "grad_query": grad_query if added else None, "ADDED": added}
+    rest = {"grad_key": grad_key, "grad_query": grad_query if added else grad_query[:0], "ADDED": added}
     kernels.run(kernels.grad_key, (*key.shape[:2], 1), **common, **rest)
     if not added:
         kernels.run(kernels.grad_query, (*query.shape[:2], 1), **common, grad_query=grad_query)

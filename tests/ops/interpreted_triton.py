@@ -186,6 +186,9 @@ def test_nothing_gives_nothing():
     for n, m, c in ((0, 5, 4), (5, 3, 0)):
         output = by_triton(torch.zeros(2, n, 3), torch.zeros(2, m, 3), torch.zeros(2, m, c))
         assert output.shape == (2, n, c)
+    value = torch.arange(12.0).view(1, 4, 3)
+    mean = by_triton(torch.zeros(1, 2, 0), torch.zeros(1, 4, 0), value)  # no width: all places are alike
+    torch.testing.assert_close(mean, value.mean(1, keepdim=True).expand(1, 2, 3))
 
 
 @pytest.mark.parametrize(

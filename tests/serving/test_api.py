@@ -198,6 +198,8 @@ def test_a_wrong_method_hears_the_right_one(server: Server, method: str, path: s
         ("longest=many", "longest is 'many', but should be a valid integer"),
         ("longest=99999", "longest is '99999', but should be less than or equal to 65535."),
         (f"name={'n' * 201}", f"name is '{'n' * 40}…', but should have at most 200 characters."),
+        ("longst=64", "There is no parameter 'longst'; there are name and longest."),
+        (f"{'n' * 300}=1", f"There is no parameter '{'n' * 40}…'; there are name and longest."),
     ],
 )
 def test_wrong_parameters_are_one_line(server: Server, query: str, words: str):

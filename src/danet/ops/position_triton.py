@@ -138,6 +138,7 @@ def _halves(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def _aligned(x: Tensor) -> Tensor:
     """As tensor descriptors want it: rows of whole 16 bytes one after another, the first at a multiple of 16."""
-    short = -x.shape[-1] % (16 // x.element_size())
+    whole = 16 // x.element_size()
+    short = max(math.ceil(x.shape[-1] / whole), 1) * whole - x.shape[-1]
     x = F.pad(x, (0, short)) if short else x.contiguous()
     return x.clone() if x.data_ptr() % 16 else x

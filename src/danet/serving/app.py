@@ -13,6 +13,7 @@ import numpy as np
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from jaxtyping import UInt8
+from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
@@ -55,11 +56,17 @@ PROBLEMS = documented(
     "too_small",
 )
 
-Name = Annotated[str, Query(max_length=200, description="What the answer calls the image; nothing is opened by it.")]
-Longest = Annotated[
-    int | None,
-    Query(ge=SMALLEST_SIDE, le=65_535, description="Shrink the image first where its longest side has more pixels."),
-]
+
+class Asked(BaseModel, extra="forbid"):
+    """What an address may say of the image that is sent to it."""
+
+    name: str = Field("", max_length=200, description="What the answer calls the image; nothing is opened by it.")
+    longest: int | None = Field(
+        None,
+        ge=SMALLEST_SIDE,
+        le=65_535,
+        description="Shrink the image first where its longest side has more pixels.",
+    )
 
 
 def create_app(segmenter: Segmenter, limits: Limits, host: str = "127.0.0.1", origins: Sequence[str] = ()) -> ASGIApp:
@@ -122,9 +129,9 @@ def create_api(segmenter: Segmenter, limits: Limits) -> FastAPI:
         response_class=Response,
         responses={200: {"content": {SAFETENSORS: BINARY}, "description": "A safetensors file."}, **PROBLEMS},
     )
-    async def attention(request: Request, name: Name = "", longest: Longest = None) -> Response:
+    async def attention(request: Request, asked: Annotated[Asked, Query()]) -> Response:
         """All that the attention of an image follows from, with its labels, as one safetensors file."""
-        return await work(request, longest, SAFETENSORS, lambda pixels: explain(pixels, name))
+        return await work(request, asked.longest, SAFETENSORS, lambda pixels: explain(pixels, asked.name))
 
     @app.post(
         "/v1/segment",
@@ -132,12 +139,12 @@ def create_api(segmenter: Segmenter, limits: Limits) -> FastAPI:
         response_class=Response,
         responses={200: {"model": Segmentation, "content": {PNG: BINARY}}, **PROBLEMS},
     )
-    async def segment(request: Request, name: Name = "", longest: Longest = None) -> Response:
+    async def segment(request: Request, asked: Annotated[Asked, Query()]) -> Response:
         """The labels of an image: JSON, or, where `Accept` would rather have that, a PNG file of class indices."""
         wanted = request.headers.get("accept", "")
         if quality(wanted, PNG, "image/*") > quality(wanted, JSON, "application/*", "*/*"):
-            return await work(request, longest, PNG, lambda pixels: as_png(segmenter.predict(pixels)))
-        return await work(request, longest, JSON, lambda pixels: as_json(segmenter.predict(pixels), name))
+            return await work(request, asked.longest, PNG, lambda pixels: as_png(segmenter.predict(pixels)))
+        return await work(request, asked.longest, JSON, lambda pixels: as_json(segmenter.predict(pixels), asked.name))
 
     @app.get("/v1/model")
     async def get_model() -> Model:
@@ -177,11 +184,12 @@ async def told(request: Request, error: Exception) -> Response:
         case RequestValidationError():
             first = error.errors()[0]
             where, name = first["loc"][0], first["loc"][-1]
+            if first["type"] == "extra_forbidden":
+                words = f"There is no parameter {_short(name)!r}; there are {' and '.join(Asked.model_fields)}."
+                return Problem("bad_parameter", words).response()
             if where == "query":
-                value = str(first["input"])
-                shown = value if len(value) <= 40 else f"{value[:40]}…"
                 rule = first["msg"].replace("Input s", "s").replace("String s", "s")
-                return Problem("bad_parameter", f"{name} is {shown!r}, but {rule}.").response()
+                return Problem("bad_parameter", f"{name} is {_short(first['input'])!r}, but {rule}.").response()
         case HTTPException(status_code=405):
             allowed = ", ".join(sorted((error.headers or {}).get("Allow", "").split(", ")))
             words = f"{path} has no {request.method}; use {allowed}."
@@ -191,3 +199,8 @@ async def told(request: Request, error: Exception) -> Response:
         case _:
             return Problem("internal", "The server failed; its log says where.").response()
     return Problem("not_found", f"There is no {path}; /openapi.json lists what there is.").response()
+
+
+def _short(told: object) -> str:
+    text = str(told)
+    return text if len(text) <= 40 else f"{text[:40]}…"

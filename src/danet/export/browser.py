@@ -79,5 +79,8 @@ def _check(path: Path) -> None:
         raise InputError(f"{path} is not the archive that was published (SHA-512 {found[:12]}…); remove it.")
 
 
-if __name__ == "__main__":
-    archive()  # `make setup` fetches it, so that no test needs the network
+if __name__ == "__main__":  # `make setup` fetches it, so that no test needs the network
+    try:
+        archive()
+    except InputError as error:
+        sys.exit(f"danet: {error}")

@@ -246,7 +246,10 @@ def load_strictly(
     for fault, names in faults.items():
         if names:
             more = f", and {len(names) - 1} more" if len(names) > 1 else ""
-            raise InputError(f"{path} {fault} {names[0]}{more}; it is from another network than {layout}'s.")
+            raise InputError(
+                f"{path} {fault} {names[0]}{more}; it is from another network than {layout}'s, or was altered: take "
+                "the file that its training wrote."
+            )
     model.load_state_dict(found, assign=True)
 
 

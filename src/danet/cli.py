@@ -6,11 +6,10 @@ import argparse
 import io
 import json
 import os
-import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -22,17 +21,11 @@ from danet.arguments import OPENED_BY, parse
 from danet.config import RunConfig, fields, read_config, recipes
 from danet.errors import InputError
 from danet.files import explained, written_aside
+from danet.interrupt import Interrupt
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
-
-    from danet.inference.encoding import Direction, Encoding
     from danet.inference.protocol import Protocol
-    from danet.processes import Processes
-    from danet.training.events import Event
 
-TAKEN = 0.1
-"""The share of places that `attend` takes away, to see whether the prediction hangs on them."""
 DONE, FAILED, WRONG, PARTLY, INTERRUPTED = 0, 1, 2, 3, 130
 
 
@@ -319,6 +312,7 @@ def attend(options: argparse.Namespace) -> int:
         raise InputError(f"{options.html} is a folder; give --html a file, such as {Path(options.html) / 'page.html'}.")
 
     from danet.console import Screen
+    from danet.inference.evidence import evidence, in_words
     from danet.inference.segmenter import load
     from danet.viz.attention import attention_overlay, caption
 
@@ -327,7 +321,7 @@ def attend(options: argparse.Namespace) -> int:
         progress = screen.phase("attend")
         encoding = segmenter.encode(options.image)
         for number, at in enumerate(options.at, start=1):
-            maps[at] = _evidence(encoding, at, options.direction)
+            maps[at] = evidence(encoding, at, options.direction)
             progress(number, len(options.at))
     similarity, trace, folder = encoding.similarity(), encoding.traces["position"], Path(options.output)
     gate, share, places = trace.gate, trace.share.item(), trace.grid[0] * trace.grid[1]
@@ -345,7 +339,7 @@ def attend(options: argparse.Namespace) -> int:
         with written_aside(path) as aside:
             picture.save(aside, format="PNG")
         facts |= {"path": str(path), "gate": gate, "share": share}
-        lines += [f"({x}, {y}) {facts['class']} → {path}", f"  {_evidence_words(facts, options.direction)}"]
+        lines += [f"({x}, {y}) {facts['class']} → {path}", f"  {in_words(facts, options.direction)}"]
     lines += [
         words,
         f"maps of {min(64, places)} random places resemble each other by {similarity:.2f} (1: all the same)",
@@ -674,35 +668,6 @@ def data_tile(options: argparse.Namespace) -> int:
     return _finish(options, found, f"{len(tiles)} tiles, {left_out} left out as void → {folder}, listed in {INDEX}")
 
 
-class Interrupt:
-    """Within `with`, the first Ctrl-C (or SIGTERM) is kept for `until` to act on; a Ctrl-C after it stops at once."""
-
-    def __init__(self, say: Callable[[str], None], processes: Processes | None = None) -> None:
-        self.say, self.processes, self.came = say, processes, False
-
-    def __enter__(self) -> Interrupt:
-        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, *_: object) -> None:
-        first, self.came = not self.came, True
-        if first:
-            self.say("Stopping after this step; Ctrl-C again stops at once.")
-        signal.signal(signal.SIGINT, self._before[signal.SIGINT])  # SIGTERM may come twice: from Slurm and torchrun
-
-    def until(self, events: Generator[Event, None, None]) -> Iterator[Event]:
-        """The events up to the Ctrl-C, wherever it came; closing the run there makes it keep its last step."""
-        for event in events:
-            yield event
-            if self.came if self.processes is None else self.processes.any(self.came):
-                self.came = True  # only now: it may come while the processes ask one another
-                events.close()
-
-
 COMMANDS = (
     demo,
     train,
@@ -773,37 +738,6 @@ def _model(name: str | None) -> str | None:
             file=sys.stderr,
         )
     return name
-
-
-def _evidence(encoding: Encoding, at: tuple[int, int], direction: Direction) -> dict[str, Any]:
-    """What the map of pixel `at` says, and whether the prediction there hangs on it."""
-    names, taken = encoding.prediction.space.names, encoding.take_away(at, TAKEN)
-    kinds = {"before": taken.before, "after": taken.after, "control": taken.control}
-    best = {kind: {"class": names[one.argmax()], "confidence": float(one.max())} for kind, one in kinds.items()}
-    return {
-        "at": list(at),
-        "class": best["before"]["class"],
-        "perplexity": encoding.perplexity(at),
-        "places": taken.removed.size,
-        "by_class": encoding.by_class(at, direction),
-        "take_away": {"share": TAKEN, "attention": taken.attention, **best},
-    }
-
-
-def _evidence_words(facts: dict[str, Any], direction: Direction) -> str:
-    """`_evidence` in a line; of the classes at most three, none with less than a twentieth of the first."""
-    shares = list(facts["by_class"].items())
-    shown = [f"{100 * part:.0f} % {name}" for name, part in shares[:3] if part and part >= shares[0][1] / 20]
-    classes = ", ".join(shown) or "nothing"
-    taken = facts["take_away"]
-    before, after, control = (
-        f"{taken[kind]['class']} {100 * taken[kind]['confidence']:.0f} %" for kind in ("before", "after", "control")
-    )
-    return (
-        f"{'looked at by ' if direction == 'to' else ''}{classes} · "
-        f"{'looks at ' if direction == 'to' else ''}≈ {facts['perplexity']:,.0f} of {facts['places']:,} places · "
-        f"without the most attended {100 * TAKEN:.0f} %: {before} → {after} (random {100 * TAKEN:.0f} %: {control})"
-    )
 
 
 def _lines(facts: dict[str, Any], indent: str = "") -> list[str]:

@@ -56,6 +56,14 @@ def sdpa(query: Tensor, key: Tensor, value: Tensor, backend: SDPBackend) -> Tens
         return F.scaled_dot_product_attention(query, key, value, scale=1.0).squeeze(1)
 
 
+def in_heads(query: Tensor, key: Tensor, value: Tensor, backend: SDPBackend, heads: int) -> Tensor:
+    """The values' channels as heads that share query and key: what kernels take that want one width, or narrow ones."""
+    query, key = (x.unsqueeze(1).expand(-1, heads, -1, -1) for x in (query, key))
+    value = value.unflatten(-1, (heads, -1)).transpose(1, 2)
+    with sdpa_kernel([backend]):
+        return F.scaled_dot_product_attention(query, key, value, scale=1.0).transpose(1, 2).flatten(2)
+
+
 def flex(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     query, key, value = (x.unsqueeze(1) for x in (query, key, value))
     return torch.compile(flex_attention)(query, key, value, scale=1.0).squeeze(1)  # pyright: ignore[reportCallIssue]
@@ -72,6 +80,8 @@ IMPLEMENTATIONS: dict[str, Attention] = {
     **{f"torch, {one.name.lower()}": partial(sdpa, backend=one) for one in (
         SDPBackend.MATH, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION
     )},
+    "torch, flash in 8 heads": partial(in_heads, backend=SDPBackend.FLASH_ATTENTION, heads=8),
+    "torch, cudnn in 4 heads": partial(in_heads, backend=SDPBackend.CUDNN_ATTENTION, heads=4),
     "torch, FlexAttention": flex,
     **({"flash-attn 3": flash_attn_3} if find_spec("flash_attn_interface") else {}),
     "danet, tiles": partial(position_attention, backend="tiles"),

@@ -1,9 +1,10 @@
-"""Which device and which precision to compute in, when nobody says."""
+"""Which device and which precision to compute in, when nobody says, and what memory there is."""
 
 import contextlib
 import time
 from collections.abc import Callable, Iterator
 from functools import cache
+from pathlib import Path
 from typing import Literal, cast, get_args
 
 import torch
@@ -16,6 +17,7 @@ PIXELS = 2**18
 """Of a batch on a CPU: one window of 512×512, for which a ResNet-50 takes a quarter of a gigabyte."""
 _LACKS = ("allocate memory", "out of memory", "not enough memory", "bad_alloc", "ALLOC_FAILED")
 """What torch says where memory lacks, in errors that their type does not tell from others."""
+GROUP = Path("/sys/fs/cgroup")
 _LOWER = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -53,6 +55,21 @@ def batch_pixels(device: torch.device) -> int:
     if device.type != "cuda":
         return PIXELS
     return max(torch.cuda.get_device_properties(device).total_memory // 8192, PIXELS)
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that are still to be had: of the device, or of the system within this process's limits; None if unknown."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    found = next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")), None)
+    with contextlib.suppress(OSError, ValueError):  # no control group, or one without a limit ("max")
+        limit, used = (int((GROUP / name).read_text(encoding="utf-8")) for name in ("memory.max", "memory.current"))
+        found = limit - used if found is None else min(found, limit - used)
+    return found
 
 
 @contextlib.contextmanager

@@ -26,6 +26,7 @@ from danet.inference.device import Precision, autocast, batch_pixels, choose_dev
 from danet.inference.encoding import Encoding
 from danet.inference.explanation import label_map, nearest
 from danet.inference.exported import ExportedModel
+from danet.inference.forewarning import Forewarning
 from danet.inference.image_like import ImageLike, Pixels, as_pixels
 from danet.inference.network import ready
 from danet.inference.prediction import Prediction
@@ -67,6 +68,7 @@ class Segmenter:
         self.labels = labels
         self.preprocess = preprocess
         self.facts = facts
+        self._forewarning = Forewarning(self.model, self.device)
 
     def __repr__(self) -> str:
         model = self.facts.name or type(self.model).__name__
@@ -116,7 +118,9 @@ class Segmenter:
             )
         pixels = as_pixels(image, self.preprocess)
         with self._inference():
-            output, traces = model.trace(self.prepare(pixels))
+            seen = self.prepare(pixels)
+            self._forewarning(seen)
+            output, traces = model.trace(seen)
             prediction, size = self._prediction(pixels, output.logits), output.logits.shape[-2:]
 
         def without(removed: Bool[np.ndarray, " n"]) -> Float[Tensor, "k h w"]:
@@ -148,8 +152,9 @@ class Segmenter:
         return normalise(images.to(self.device), rule.mean, rule.std, rule.range)
 
     def logits(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k h w"]:
-        """One forward of what `normalised` gives, at its own size."""
+        """One forward of what `normalised` gives, at its own size; of one that takes long a warning tells first."""
         with self._inference():
+            self._forewarning(images)
             return self.model(images).logits
 
     def _prediction(self, pixels: Pixels, logits: Float[Tensor, "1 k H W"]) -> Prediction:

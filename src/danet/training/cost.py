@@ -21,9 +21,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from danet.config import SMALLEST_SIDE, ModelConfig, RunConfig
 from danet.errors import InputError
+from danet.inference.device import free_memory
 from danet.models.segmentation import build_model
 from danet.training.losses import Criterion
-from danet.training.provenance import free_memory
 from danet.training.step import Losses, learn
 
 MULTIPLE = 32

@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 
 PROCESS = Path("/proc/self")
-GROUP = Path("/sys/fs/cgroup")
 
 
 def describe_run(device: torch.device, precision: str, seed: int) -> dict[str, str]:
@@ -80,21 +79,6 @@ def resident_memory(device: torch.device) -> int | None:
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
     return _of_this_process("VmRSS")
-
-
-def free_memory(device: torch.device) -> int | None:
-    """Bytes that are still to be had: of the device, or of the system within this process's limits; None if unknown."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return None
-    found = next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")), None)
-    with suppress(OSError, ValueError):  # no control group, or one without a limit ("max")
-        limit, used = (int((GROUP / name).read_text(encoding="utf-8")) for name in ("memory.max", "memory.current"))
-        found = limit - used if found is None else min(found, limit - used)
-    return found
 
 
 def _of_this_process(name: str) -> int | None:

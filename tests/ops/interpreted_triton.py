@@ -5,11 +5,13 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from torch.library import opcheck
 
 from danet.ops import position_attention, position_kernels, position_triton
+from danet.ops.operator import attend_triton
 from danet.ops.position_kernels import Blocks
 from tests import reference
-from tests.ops.inputs import gradients, relative_error, tensors
+from tests.ops.inputs import LAYOUTS, gradients, relative_error, tensors
 
 KERNELS = ("forward", "grad_value", "grad_key", "grad_query")
 DESIGNS = {name: getattr(position_kernels, name) for name in ("SPLIT", "SPECIALIZED", "WIDE", "RESIDENT", "TRUE")}
@@ -203,6 +205,20 @@ def test_nothing_gives_nothing():
 def test_what_it_cannot_do_it_says(inputs, told):
     with pytest.raises(ValueError, match=f"by 'triton' {told}.*choose 'auto'"):
         position_attention(*inputs, backend="triton")
+
+
+# opcheck looks at the gradient of tensors that are no leaves.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf Tensor")
+@pytest.mark.parametrize("layout", ["dense", "transposed"])
+@pytest.mark.parametrize("shape", [((2,), 5, 7, 3, 2), ((0,), 5, 7, 3, 2), ((2,), 0, 7, 3, 2)], ids=str)
+def test_the_operators_are_as_torch_wants_them(shape, layout):
+    query, key, value = (LAYOUTS[layout](x) for x in tensors(*shape, dtype=torch.float32))
+    backward = torch.ops.danet.position_attention_triton_backward.default
+    for inputs in ([query, key, value], [query, key, value.half()]):
+        opcheck(attend_triton, (*(x.requires_grad_() for x in inputs), 0.7))
+        inputs = [x.detach() for x in inputs]
+        output, logsumexp = attend_triton(*inputs, 0.7)
+        opcheck(backward, (torch.ones_like(output), *inputs, output, logsumexp, 0.7))
 
 
 def test_a_gradient_of_its_gradient_is_refused():

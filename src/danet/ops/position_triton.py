@@ -58,7 +58,7 @@ def attend_backward(
     `torch.use_deterministic_algorithms` they do not: one more kernel forms the map and its gradient once more for dQ.
     """
     if not grad_output.numel():
-        return torch.zeros_like(query), torch.zeros_like(key), torch.zeros_like(value)
+        return query.new_zeros(query.shape), key.new_zeros(key.shape), value.new_zeros(value.shape)
     common, values = _prepared(query, key, value, scale)
     grad, inner = _aligned(grad_output.to(value.dtype)), torch.empty_like(logsumexp)
     kernels.run(

@@ -67,24 +67,26 @@ def test_half_of_the_free_memory_is_much(monkeypatch):
 
 
 def test_a_segmenter_tells_and_predicts_the_same(monkeypatch):
-    image = np.random.default_rng(0).integers(256, size=(1024, 1024, 3), dtype=np.uint8)
+    monkeypatch.setattr(forewarning, "LARGE", 2**16)
+    image = np.random.default_rng(0).integers(256, size=(320, 300, 3), dtype=np.uint8)
     segmenter = load(device="cpu", precision="float32")
     plain = segmenter.predict(image, "whole-original").labels
     monkeypatch.setattr(forewarning, "LONG", 0.0)
-    with pytest.warns(UserWarning, match="One forward of 1024×1024 pixels will take"):
+    with pytest.warns(UserWarning, match="One forward of 300×320 pixels will take"):
         assert np.array_equal(segmenter.predict(image, "whole-original").labels, plain)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        segmenter.predict(image, "whole")  # by the size rule
+        segmenter.predict(image, "whole")  # at most 256 pixels a side, by the size rule
 
 
 def test_the_command_line_tells_in_a_line(tmp_path):
-    Image.fromarray(np.zeros((1024, 1024, 3), np.uint8)).save(tmp_path / "image.png")
+    Image.fromarray(np.zeros((320, 300, 3), np.uint8)).save(tmp_path / "image.png")
     code = (
-        "from danet.inference import forewarning; forewarning.LONG = 0.0; from danet.cli import main; "
+        "from danet.cli import main; from danet.inference import forewarning; "
+        "forewarning.LONG, forewarning.LARGE = 0.0, 2**16; "
         f"main(['predict', {str(tmp_path / 'image.png')!r}, '-o', {str(tmp_path / 'out')!r}, '--protocol', "
         "'whole-original'])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "danet: One forward of 1024×1024 pixels will take" in done.stderr
+    assert "danet: One forward of 300×320 pixels will take" in done.stderr
     assert (tmp_path / "out" / "image.png").is_file()

@@ -3,11 +3,13 @@
     python benchmarks/attention_cuda.py [--positions 2700 9216] [--batches 1 8] [--steps] [--out results/cuda.csv]
 
 Query and key 64 wide, values 512 wide, all bfloat16, or as under autocast: the values alone. Seconds are medians of
-runs taken in turn, after one for tuning and compiling; TFLOP/s count the equations' own multiplications, three times as
-many with the backward; `share` is of the rate that a plain product of 8,192×8,192 matrices reaches in bfloat16 in the
-same process. Memory is the peak beyond inputs and gradient; `error` is that of the outputs of 256 queries, relative to
-float64's from the same inputs. What cannot do a task says why. `flash-attn 3` is there if flash_attn_interface can be
-imported. `--steps` adds steps of DANet-ResNet101 at 8×3×768×768 in bfloat16, with each way to attend.
+samples taken in turn, each of calls in a row for 20 ms, after one call for tuning and compiling (at 2,700 places and
+one image they still tell of Python as much as of kernels); TFLOP/s count the equations' own multiplications, three
+times as many with the backward; `share` is of the rate that a plain product of 8,192×8,192 matrices reaches in bfloat16
+in the same process. Memory is the peak beyond inputs and gradient; `error` is that of the outputs of 256 queries,
+relative to float64's from the same inputs. What cannot do a task says why. `flash-attn 3` is there if
+flash_attn_interface can be imported. `--steps` adds steps of DANet-ResNet101 at 8×3×768×768 in bfloat16, with each way
+to attend.
 
 Without a GPU it runs on the CPU, at small sizes, to see that it works; the kernels then say that they need one.
 """
@@ -40,10 +42,12 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 POSITIONS, BATCHES = (2700, 9216, 32_768, 138_240), (1, 8)
 WIDTHS = (64, 64, 512)
 TYPES = {"bfloat16": (torch.bfloat16, torch.bfloat16), "values in bfloat16": (torch.float32, torch.bfloat16)}
-REPETITIONS, ENOUGH = 20, 3.0  # runs, seconds of them
+REPETITIONS, ENOUGH = 10, 3.0  # samples of each, and seconds
+AT_LEAST = 0.02  # seconds of a sample
 DETERMINISTIC = "danet, triton, deterministic"
 STEP = Task(8, (768, 768), 19, "bfloat16")
 Attention = Callable[..., Tensor]
+FLEX = torch.compile(flex_attention, dynamic=False)
 
 
 def naive(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -66,7 +70,7 @@ def in_heads(query: Tensor, key: Tensor, value: Tensor, backend: SDPBackend, hea
 
 def flex(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     query, key, value = (x.unsqueeze(1) for x in (query, key, value))
-    return torch.compile(flex_attention)(query, key, value, scale=1.0).squeeze(1)  # pyright: ignore[reportCallIssue]
+    return FLEX(query, key, value, scale=1.0).squeeze(1)  # pyright: ignore[reportCallIssue]
 
 
 def flash_attn_3(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -114,13 +118,20 @@ def run(name: str, inputs: list[Tensor], grad: Tensor | None) -> Tensor:
     return output.detach()
 
 
-def seconds(work: Callable[[], object]) -> float:
+def seconds(work: Callable[[], object], at_least: float = 0.0) -> float:
+    """Of one call, among as many in a row as take `at_least` seconds, so that the GPU waits for no Python."""
     wait = torch.cuda.synchronize if DEVICE.type == "cuda" else lambda: None
-    wait()
-    start = time.perf_counter()
-    work()
-    wait()
-    return time.perf_counter() - start
+    calls = 1
+    while True:
+        wait()
+        start = time.perf_counter()
+        for _ in range(calls):
+            work()
+        wait()
+        took = time.perf_counter() - start
+        if took >= at_least:
+            return took / calls
+        calls *= 2
 
 
 def judged(output: Tensor, inputs: list[Tensor]) -> dict[str, str]:
@@ -139,14 +150,17 @@ def tried(work: dict[str, Callable[[], Any]], judge: Callable[[Any], dict[str, A
             one()  # tunes and compiles
             reset_peak_memory(DEVICE)
             before = resident_memory(DEVICE) or 0
-            rows[name] = judge(one()) | {"gigabytes": round(((peak_memory(DEVICE) or 0) - before) / 1e9, 3)}
+            output = one()
+            peak = peak_memory(DEVICE) or 0
+            rows[name] = judge(output) | {"gigabytes": round((peak - before) / 1e9, 3)}
+            del output
             times[name] = []
         except Exception as failure:  # whatever a library says of a shape that it does not take
             rows[name] = {"note": str(failure).strip().partition("\n")[0][:120] or type(failure).__name__}
     start = time.perf_counter()
     while times and len(next(iter(times.values()))) < REPETITIONS:
         for name, measured in times.items():
-            measured.append(seconds(work[name]))
+            measured.append(seconds(work[name], AT_LEAST))
         if time.perf_counter() - start > ENOUGH * len(times):
             break
     for name, measured in times.items():
@@ -155,6 +169,7 @@ def tried(work: dict[str, Callable[[], Any]], judge: Callable[[Any], dict[str, A
 
 
 def attention_rows(batch: int, positions: int, best: float) -> Iterator[dict[str, Any]]:
+    torch.compiler.reset()  # or FlexAttention is compiled for no more sizes after eight
     for kind in TYPES:
         inputs, grad = tensors(batch, positions, kind)
         for direction, factor in (("forward", 1), ("forward + backward", 3)):

@@ -10,10 +10,10 @@ with float32 queries and keys. `seconds` says "not measured": no GPU was at hand
 """
 
 import argparse
+import math
 import re
 import subprocess
 import tempfile
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from table import write_table
 FOR_VALUES, FOR_SCORES = position_kernels.FOR_VALUES, position_kernels.FOR_SCORES
 KERNELS = {"forward": FOR_VALUES, "grad_value": FOR_VALUES, "grad_key": FOR_SCORES, "grad_query": FOR_SCORES}
 TARGET = GPUTarget("cuda", 90, 32)
-SHARED, REGISTERS, THREADS = 227 * 1024, 65_536, 2048
+SHARED, REGISTERS, WARPS = 228 * 1024, 65_536, 64
 """Of a multiprocessor of that capability (CUDA programming guide, table of compute capabilities)."""
 TYPES = {  # of query, key and values; how float32 is multiplied; whether it goes in halves
     "bfloat16": ("bf16", "ieee", False),
@@ -38,7 +38,7 @@ TYPES = {  # of query, key and values; how float32 is multiplied; whether it goe
     "TF32": ("fp32", "tf32", False),
     "float32": ("fp32", "ieee", False),
 }
-WHOLE = ("n", "m", "d", "c", "size")
+WHOLE = ("n", "m", "d", "c", "size", "chip")
 FLOATS = ("logsumexp", "inner", "grad_query")
 
 
@@ -55,7 +55,7 @@ def compiled(
     aligned = {(names.index(name),): [["tt.divisibility", 16]] for name in (*pointers, "d", "c")}
     values = {(names.index(name),): value for name, value in constants.items()}
     source = ASTSource(fn=kernel.fn, signature=types, constexprs=values, attrs=aligned)
-    options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
+    options = {"num_warps": config.num_warps, "num_stages": config.num_stages, "enable_fp_fusion": True}
     try:
         made = triton.compile(source, target=target, options=options)
     except Exception as error:
@@ -69,7 +69,9 @@ def compiled(
     registers, stack = (int(re.findall(rf"{name}:(\d+)", report)[-1]) for name in ("REG", "STACK"))
     code, shared = made.asm["ptx"], made.metadata.shared
     threads = int(re.findall(r"reqntid (\d+)", code)[-1])
-    fit = min(SHARED // max(shared, 1), REGISTERS // (registers * threads), THREADS // threads)
+    # A quarter of the registers for a quarter of the warps, by 8 a thread; a kilobyte of shared memory for the system.
+    quarter = REGISTERS // 4 // (32 * math.ceil(registers / 8) * 8)
+    fit = min(SHARED // (shared + 1024), 4 * min(quarter, WARPS // 4) // (threads // 32))
     return {
         "threads": threads,
         "registers": registers,
@@ -86,14 +88,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="write the table there, as CSV")
     out = parser.parse_args().out
-    warnings.filterwarnings("ignore", message="TRITON_DEFAULT_FP_FUSION")
     where = describe_run(torch.device("cpu"), "in each row", seed=0)
     where["versions"] += f", triton {triton.__version__}"
     rows = []
     for name, (kind, precision, halves) in TYPES.items():
         query = torch.float32 if kind == "fp32" else torch.bfloat16
         for kernel, blocks in KERNELS.items():
-            for one in position_kernels.tried(blocks, query, precision, 512, hopper=True):
+            for one in position_kernels.tried(blocks, query, precision, 512, chip=90):
                 row = {"kernel": kernel, "type": name, **one._asdict()}
                 row |= compiled(getattr(position_kernels, kernel), one, kind, precision, halves)
                 rows.append(row | {"target": "compute capability 9.0", "seconds": "not measured"} | where)

@@ -1,6 +1,7 @@
 """The kernels in Triton's interpreter, which test_triton.py starts with TRITON_INTERPRET=1 in a process of its own."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
@@ -32,7 +33,7 @@ def only(blocks) -> Iterator[None]:
     kernels = [getattr(position_kernels, name) for name in KERNELS]
     kept = [(kernel.configs, kernel.early_config_prune) for kernel in kernels]
     for kernel in kernels:
-        kernel.configs, kernel.early_config_prune = [position_kernels.configuration(blocks)], None
+        kernel.configs, kernel.early_config_prune = [position_kernels.configuration(blocks)], lambda found, **_: found
         kernel.cache.clear()
     try:
         yield
@@ -170,10 +171,57 @@ def test_tuning_tries_what_the_machine_can_do_and_leaves_no_sum_behind(tried):
     assert "grad_query" not in tried
 
 
+def test_what_is_taken_untuned_hangs_on_the_chip():
+    half, single = torch.zeros(1, dtype=torch.float16), torch.zeros(1)
+    for name, kernel in ((name, getattr(position_kernels, name)) for name in KERNELS):
+        for chip, query, most in ((90, half, True), (100, half, True), (86, half, False), (90, single, False)):
+            (chosen,) = kernel.early_config_prune(
+                kernel.configs, query=query, c=512, size=0, chip=chip, PRECISION="tf32"
+            )
+            found = [chosen.kwargs[one] for one in ("ROWS", "STEP", "CHANNELS")]
+            large = [128, 64, 256] if "value" in name or name == "forward" else [64, 32, 512]
+            assert found == (large if most else [64, 32, 64])
+
+
+def test_threads_may_tune_at_once(tried):
+    inputs = [tensors((1,), n, n, 8, 128, torch.float16) for n in (20, 40, 70, 20)]
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda one: by_triton(*one, 1.0), inputs))
+    for output, one in zip(found, inputs, strict=True):
+        assert relative_error(output, reference.position_attention(*(x.double() for x in one))) < 2e-3
+
+
+def test_torchs_newer_settings_of_precision_are_no_stumbling_block():
+    inputs, settings = tensors((1,), 5, 7, 8, 8, torch.float16), torch.backends.cuda.matmul
+    before = settings.fp32_precision
+    with only(Blocks(32, 32, 64, 4, 2)):
+        plain = by_triton(*inputs)
+        settings.fp32_precision = "tf32"
+        try:
+            assert torch.equal(by_triton(*inputs), plain)
+        finally:
+            settings.fp32_precision = before
+
+
 def test_it_is_tuned_once_a_power_of_two(tried):
     for n in (33, 60, 64, 65):
         by_triton(*tensors((1,), n, n, 8, 128, torch.float16))
     assert tried["forward"] == 2 * position_kernels.SPLIT[:3]
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, of log 0 and 0/0, and beyond the last query
+def test_energies_of_minus_infinity_weigh_nothing():
+    """Of a whole block of keys, and of all keys, as danet.ops.tiles has them."""
+    query, key, value = tensors((1,), 9, 70, 8, 12, torch.float32)
+    query = query.abs() + 0.1
+    for count in (32, 70):
+        masked = key.clone()
+        masked[:, :count] = -torch.inf
+        with only(Blocks(32, 32, 64, 4, 2)):
+            found = position_attention(query, masked, value, return_logsumexp=True, backend="triton")
+        expected = position_attention(query, masked, value, return_logsumexp=True, backend="tiles")
+        for mine, theirs in zip(found, expected, strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6, equal_nan=True)
 
 
 def test_large_energies_and_large_values():
@@ -198,6 +246,7 @@ def test_nothing_gives_nothing():
     [
         ([torch.zeros(1, 3, 4, dtype=torch.float64)] * 3, "takes float32, bfloat16 and float16, not torch.float64"),
         ([torch.zeros(1, 3, 4, dtype=torch.bfloat16)] * 3, "takes no bfloat16 in Triton's interpreter"),
+        ([torch.zeros(65_536, 1, 4)] * 3, "takes at most 65,535 pairs of query and key, not 65,536"),
         ([torch.zeros(1, 3, 129)] * 3, "takes widths up to 128 and 512, not 129"),
         ([torch.zeros(1, 3, 4), torch.zeros(1, 3, 4), torch.zeros(1, 3, 513)], "takes widths up to 128 and 512, not 4"),
     ],
@@ -205,6 +254,12 @@ def test_nothing_gives_nothing():
 def test_what_it_cannot_do_it_says(inputs, told):
     with pytest.raises(ValueError, match=f"by 'triton' {told}.*choose 'auto'"):
         position_attention(*inputs, backend="triton")
+
+
+def test_tensors_of_several_devices_are_refused():
+    here, elsewhere = torch.zeros(1, 3, 4), torch.zeros(1, 3, 4, device="meta")
+    told = position_triton.refusal(here, elsewhere, here)
+    assert told == "takes tensors of one device, not cpu, meta and cpu"
 
 
 # opcheck looks at the gradient of tensors that are no leaves.

@@ -45,7 +45,6 @@ def test_in_the_interpreter():
 
 
 @with_triton
-@pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")
 @pytest.mark.parametrize("name", ["forward", "grad_value", "grad_key", "grad_query"])
 def test_compiled_for_hopper_nothing_is_spilled(report, name):
     """By the copy engine and the tensor cores' warp-group instruction, in the design of most parts."""
@@ -60,7 +59,6 @@ def test_compiled_for_hopper_nothing_is_spilled(report, name):
 
 @with_triton
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")
 def test_designs_take_what_the_table_says(report):
     with (ROOT / "results" / "triton.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -76,7 +74,6 @@ def test_designs_take_what_the_table_says(report):
 
 @with_triton
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")
 @pytest.mark.parametrize("capability", [80, 120])
 def test_the_first_design_fits_any_chip(report, capability):
     """With no more than the 99 KB of shared memory that chips of 8.6 and 12.0 have."""
@@ -84,7 +81,7 @@ def test_the_first_design_fits_any_chip(report, capability):
     for name, blocks in report.KERNELS.items():
         for kind, precision, halves in report.TYPES.values():
             dtype = torch.float32 if kind == "fp32" else torch.bfloat16
-            first = kernels.tried(blocks, dtype, precision, 512, hopper=False)[0]
+            first = kernels.tried(blocks, dtype, precision, 512, chip=capability)[0]
             target = report.GPUTarget("cuda", capability, 32)
             found = report.compiled(getattr(kernels, name), first, kind, precision, halves, target)
             assert found["note"] == ""

@@ -15,6 +15,7 @@ groups of others that multiply in turn.
 # Triton's own types know nothing of the numbers and strings that its compiler takes.
 
 import math
+import threading
 from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from typing import Any, NamedTuple
@@ -27,6 +28,9 @@ from triton import knobs  # pyright: ignore[reportMissingImports]
 
 INTERPRETED = knobs.runtime.interpret
 LN_2 = tl.constexpr(math.log(2))
+LEAST = tl.constexpr(torch.finfo(torch.float32).min)
+ALONE = threading.Lock()
+"""Triton's tuner keeps its arguments on itself."""
 
 
 class Blocks(NamedTuple):
@@ -51,7 +55,11 @@ FOR_VALUES, FOR_SCORES = [*SPLIT, *SPECIALIZED, *WIDE], [*SPLIT[:3], *RESIDENT]
 TRUE = [Blocks(32, 16, 64, 4, 2), Blocks(32, 32, 64, 8, 2)]
 
 
-def tried(blocks: list[Blocks], kind: torch.dtype, precision: str, c: int, hopper: bool) -> list[Blocks]:
+# What is taken untuned, for 16 bits, on chips of so much shared memory (compute capability, in tenths).
+UNTUNED, ROOMY = (Blocks(128, 64, 256, 8, 2), Blocks(64, 32, 512, 8, 2)), (90, 100)
+
+
+def tried(blocks: list[Blocks], kind: torch.dtype, precision: str, c: int, chip: int) -> list[Blocks]:
     """What a kernel is tuned over for queries of this type and values of c channels; the first fits any chip.
 
     512 channels of float32 fit none, and Triton 3.9 specializes warps on Hopper alone, for 16 bits alone.
@@ -59,19 +67,22 @@ def tried(blocks: list[Blocks], kind: torch.dtype, precision: str, c: int, hoppe
     if kind == torch.float32 and precision == "ieee":
         return TRUE
     most = min(max(64, triton.next_power_of_2(c)), 1024 // kind.itemsize)
-    return [one for one in blocks if one.channels <= most and (not one.specialized or (hopper and kind.itemsize == 2))]
+    specialized = chip == 90 and kind.itemsize == 2
+    return [one for one in blocks if one.channels <= most and (specialized or not one.specialized)]
 
 
 def _tuned(blocks: list[Blocks], **options: Any) -> Callable[[Any], Any]:
-    """Tune a kernel over these blocks, or over TRUE; where `size` is 0, take the first that fits."""
+    """Tune a kernel over these blocks, or over TRUE; where `size` is 0, take one that fits."""
     made = {one: configuration(one) for one in (*blocks, *TRUE)}
 
-    def fitting(*_: Any, query: Tensor, c: int, size: int, PRECISION: str, **__: Any) -> list[triton.Config]:
-        hopper = query.is_cuda and torch.cuda.get_device_capability(query.device)[0] == 9
-        taken = tried(blocks, query.dtype, PRECISION, c, hopper)
-        return [made[one] for one in (taken if size else taken[:1])]
+    def fitting(*_: Any, query: Tensor, c: int, size: int, chip: int, PRECISION: str, **__: Any) -> list[triton.Config]:
+        taken = tried(blocks, query.dtype, PRECISION, c, chip)
+        if not size:
+            roomy = query.dtype.itemsize == 2 and chip in ROOMY
+            taken = [next((one for one in taken if roomy and one in UNTUNED), taken[0])]
+        return [made[one] for one in taken]
 
-    key = ["size", "d", "c", "HALVES", "PRECISION"]
+    key = ["size", "chip", "d", "c", "HALVES", "PRECISION"]
     pruning = {"early_config_prune": fitting}
     return triton.autotune(list(made.values()), key, prune_configs_by=pruning, cache_results=True, **options)
 
@@ -106,7 +117,7 @@ def _product(left, low_left, right, low_right, PRECISION: tl.constexpr, HALVES: 
 @_tuned(FOR_VALUES)
 @triton.jit
 def forward(
-    query, low_query, key, low_key, value, output, logsumexp, scale, n, m, d, c, size,
+    query, low_query, key, low_key, value, output, logsumexp, scale, n, m, d, c, size, chip,
     WIDTH: tl.constexpr, HALVES: tl.constexpr, PRECISION: tl.constexpr,
     ROWS: tl.constexpr, STEP: tl.constexpr, CHANNELS: tl.constexpr, SPECIALIZED: tl.constexpr,
 ):  # fmt: skip
@@ -125,7 +136,7 @@ def forward(
         low_keys = all_low_keys.load([start, 0]) if HALVES else keys
         scores = _product(queries, low_queries, keys, low_keys, PRECISION, HALVES)
         scores = tl.where((start + tl.arange(0, STEP) < m)[None, :], scores, -float("inf"))
-        higher = tl.maximum(top, tl.max(scores, 1) * scale)
+        higher = tl.maximum(tl.maximum(top, tl.max(scores, 1) * scale), LEAST)  # finite, if all scores are −∞
         shrink, weights = tl.exp2(top - higher), tl.exp2(scores * scale - higher[:, None])
         values = all_values.load([start, channel])
         total = total * shrink + tl.sum(weights, 1)
@@ -142,7 +153,7 @@ def forward(
 @_tuned(FOR_VALUES)
 @triton.jit
 def grad_value(
-    grad, query, low_query, key, low_key, logsumexp, grad_value, scale, n, m, d, c, size,
+    grad, query, low_query, key, low_key, logsumexp, grad_value, scale, n, m, d, c, size, chip,
     WIDTH: tl.constexpr, HALVES: tl.constexpr, PRECISION: tl.constexpr,
     ROWS: tl.constexpr, STEP: tl.constexpr, CHANNELS: tl.constexpr, SPECIALIZED: tl.constexpr,
 ):  # fmt: skip
@@ -182,7 +193,7 @@ def inner_products(grad, output, inner, n, c, ROWS: tl.constexpr, CHANNELS: tl.c
 @_tuned(FOR_SCORES, reset_to_zero=["grad_query"])
 @triton.jit
 def grad_key(
-    grad, query, low_query, key, low_key, value, inner, logsumexp, grad_query, grad_key, scale, n, m, d, c, size,
+    grad, query, low_query, key, low_key, value, inner, logsumexp, grad_query, grad_key, scale, n, m, d, c, size, chip,
     WIDTH: tl.constexpr, HALVES: tl.constexpr, PRECISION: tl.constexpr, ALL: tl.constexpr, ADDED: tl.constexpr,
     ROWS: tl.constexpr, STEP: tl.constexpr, CHANNELS: tl.constexpr, SPECIALIZED: tl.constexpr,
 ):  # fmt: skip
@@ -223,7 +234,7 @@ def grad_key(
 @_tuned(FOR_SCORES)
 @triton.jit
 def grad_query(
-    grad, query, low_query, key, low_key, value, inner, logsumexp, grad_query, scale, n, m, d, c, size,
+    grad, query, low_query, key, low_key, value, inner, logsumexp, grad_query, scale, n, m, d, c, size, chip,
     WIDTH: tl.constexpr, HALVES: tl.constexpr, PRECISION: tl.constexpr, ALL: tl.constexpr,
     ROWS: tl.constexpr, STEP: tl.constexpr, CHANNELS: tl.constexpr, SPECIALIZED: tl.constexpr,
 ):  # fmt: skip
@@ -263,6 +274,9 @@ def run(kernel: Any, sizes: Sequence[int], **arguments: Any) -> None:
     Their tensor descriptors lie in memory of torch's, by an allocator that nobody else's kernels see.
     """
     batch, rows, channels = sizes
+    if arguments.get("size") == 0:
+        (chosen,) = kernel.early_config_prune(kernel.configs, **arguments)
+        kernel, arguments = kernel.fn, arguments | chosen.all_kwargs()
 
     def grid(blocks: dict[str, Any]) -> tuple[int, int, int]:
         return triton.cdiv(rows, blocks["ROWS"]), batch, triton.cdiv(channels, blocks["CHANNELS"])
@@ -272,5 +286,5 @@ def run(kernel: Any, sizes: Sequence[int], **arguments: Any) -> None:
 
     context = copy_context()
     context.run(triton.set_allocator, scratch)
-    with torch.cuda.device_of(next(iter(arguments.values()))):
-        context.run(kernel[grid], **arguments)
+    with torch.cuda.device_of(next(iter(arguments.values()))), ALONE:
+        context.run(kernel[grid], **arguments, enable_fp_fusion=True)

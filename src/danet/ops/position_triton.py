@@ -21,6 +21,8 @@ from torch import Tensor
 from danet.ops import position_kernels as kernels
 
 WIDEST_KEY, WIDEST_VALUE = 128, 512
+MOST = 65_535
+"""Of the second dimension of a grid of CUDA's, which counts the batch."""
 LOG2_E = math.log2(math.e)
 TYPES = (torch.float32, torch.bfloat16, torch.float16)
 HALF = torch.float16 if kernels.INTERPRETED else torch.bfloat16
@@ -89,6 +91,10 @@ def refusal(query: Tensor, key: Tensor, value: Tensor) -> str | None:
             return "takes no bfloat16 in Triton's interpreter, which multiplies it wrongly"
         if not {query.dtype, key.dtype, value.dtype} <= set(TYPES):
             return f"takes float32, bfloat16 and float16, not {query.dtype}, {key.dtype} and {value.dtype}"
+        if len({query.device, key.device, value.device}) > 1:
+            return f"takes tensors of one device, not {query.device}, {key.device} and {value.device}"
+        if len(query) > MOST:
+            return f"takes at most {MOST:,} pairs of query and key, not {len(query):,}"
         if query.shape[-1] > WIDEST_KEY or value.shape[-1] > WIDEST_VALUE:
             return f"takes widths up to {WIDEST_KEY} and {WIDEST_VALUE}, not {query.shape[-1]} and {value.shape[-1]}"
         return None
@@ -109,11 +115,13 @@ def _prepared(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[
     key, low_key = map(_aligned, _halves(key) if halves else (key, key))
     value = _aligned(value)
     (_, n, d), (_, m, c) = query.shape, value.shape
-    exact = torch.get_float32_matmul_precision() == "highest"
+    exact = torch.backends.cuda.matmul.fp32_precision != "tf32"  # it follows torch's older settings too
     tensors = {"query": query, "low_query": low_query, "key": key, "low_key": low_key}
     numbers = {"scale": scale * LOG2_E, "n": n, "m": m, "d": d, "c": c}
     tuned = TUNED and not torch.are_deterministic_algorithms_enabled()
     numbers["size"] = _power_of_two(max(n, m)) if tuned else 0
+    major, minor = torch.cuda.get_device_capability(query.device) if query.is_cuda else (0, 0)
+    numbers["chip"] = 10 * major + minor
     constants = {
         "WIDTH": max(16, _power_of_two(d)),
         "HALVES": halves,

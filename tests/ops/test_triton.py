@@ -88,6 +88,63 @@ def test_the_first_design_fits_any_chip(report, capability):
             assert found["shared_kilobytes"] <= 99
 
 
+class NoGpu:
+    """What Triton asks of a GPU's driver before it launches; nothing is launched."""
+
+    def get_current_target(self):
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget("cuda", 90, 32)
+
+    def get_current_device(self):
+        return 0
+
+    def get_current_stream(self, device):
+        return 0
+
+    def get_benchmarker(self):
+        return lambda call, quantiles: [call() or 1.0] * len(quantiles)
+
+
+@with_triton
+@pytest.mark.slow
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_all_but_the_launch_itself(deterministic, determinism, monkeypatch, tmp_path):
+    """From the call through tuner and compiler, with the arguments as they come; warnings are errors here too."""
+    from triton.runtime.driver import driver
+    from triton.runtime.jit import JITFunction
+
+    from danet.ops import position_kernels, position_triton
+
+    compiled, run = [], JITFunction.run
+
+    def prepared(self, *args, **options):
+        compiled.append((self.__name__, options["ROWS"], options.get("STEP"), options["CHANNELS"]))
+        return run(self, *args, **{**options, "warmup": True})
+
+    monkeypatch.setattr(JITFunction, "run", prepared)
+    monkeypatch.setattr(position_triton, "refusal", lambda *_: None)
+    torch.use_deterministic_algorithms(deterministic)
+    monkeypatch.setattr(driver, "_active", NoGpu())
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    for name in ("forward", "grad_value", "grad_key", "grad_query"):
+        monkeypatch.setattr(getattr(position_kernels, name), "cache", {})
+    for types in ([torch.float16] * 3, [torch.float32, torch.float32, torch.bfloat16], [torch.float32] * 3):
+        query, key, value = (x.to(kind) for x, kind in zip(tensors((1,), 33, 77, 5, 11), types, strict=True))
+        output, logsumexp = position_triton.attend(query, key, value, 1.0)
+        position_triton.attend_backward(output, query, key, value, output, logsumexp, 1.0)
+    names = [name for name, *_ in compiled]
+    assert set(names) == {"forward", "inner_products", "grad_value", "grad_key", *(["grad_query"] * deterministic)}
+    if deterministic:
+        assert len(names) == 3 * 5
+    else:  # each is tried, and what was chosen is taken
+        assert compiled.count(("forward", 64, 32, 64)) == 2 * 2
+        assert compiled.count(("forward", 64, 64, 64)) == 2
+        assert [one for one in compiled if one[0] == "forward"][-3:] == [
+            ("forward", *blocks[:3]) for blocks in (*position_kernels.TRUE, position_kernels.TRUE[0])
+        ]
+
+
 def test_without_a_gpu_it_says_what_it_needs(monkeypatch):
     inputs = tensors((1,), 5, 7, 3, 2, torch.float32)
     if find_spec("triton"):

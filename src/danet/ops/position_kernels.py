@@ -24,7 +24,7 @@ import torch
 import triton  # pyright: ignore[reportMissingImports]  # torch brings it along on Linux alone
 import triton.language as tl  # pyright: ignore[reportMissingImports]
 from torch import Tensor
-from triton import knobs  # pyright: ignore[reportMissingImports]
+from triton import knobs, next_power_of_2  # pyright: ignore[reportMissingImports]
 
 INTERPRETED = knobs.runtime.interpret
 LN_2 = tl.constexpr(math.log(2))
@@ -66,7 +66,7 @@ def tried(blocks: list[Blocks], kind: torch.dtype, precision: str, c: int, chip:
     """
     if kind == torch.float32 and precision == "ieee":
         return TRUE
-    most = min(max(64, triton.next_power_of_2(c)), 1024 // kind.itemsize)
+    most = min(max(64, next_power_of_2(c)), 1024 // kind.itemsize)
     specialized = chip == 90 and kind.itemsize == 2
     return [one for one in blocks if one.channels <= most and (specialized or not one.specialized)]
 
@@ -99,18 +99,34 @@ def _matrix(pointer, batch, rows, columns, ROWS: tl.constexpr, COLUMNS: tl.const
 
 
 @triton.jit
+def _pair(high, low, batch, rows, columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr, HALVES: tl.constexpr):
+    """A matrix and what it left out; without halves the same twice, of which the second is not read."""
+    first = _matrix(high, batch, rows, columns, ROWS, COLUMNS)
+    second = _matrix(low, batch, rows, columns, ROWS, COLUMNS) if HALVES else first
+    return first, second
+
+
+@triton.jit
+def _loaded(pair, row, HALVES: tl.constexpr):
+    """A block of both."""
+    first = pair[0].load([row, 0])
+    second = pair[1].load([row, 0]) if HALVES else first
+    return first, second
+
+
+@triton.jit
 def _numbers(pointer, batch, rows, count, beyond):
     """A number for each row."""
     return tl.load(pointer + batch * count + rows, mask=rows < count, other=beyond)
 
 
 @triton.jit
-def _product(left, low_left, right, low_right, PRECISION: tl.constexpr, HALVES: tl.constexpr):
-    """left rightᵀ; of halves all products but that of the low ones."""
-    product = tl.dot(left, right.T, input_precision=PRECISION)
+def _product(left, right, PRECISION: tl.constexpr, HALVES: tl.constexpr):
+    """left rightᵀ of two pairs; of halves all products but that of the low ones."""
+    product = tl.dot(left[0], right[0].T, input_precision=PRECISION)
     if HALVES:
-        product = tl.dot(left, low_right.T, product, input_precision=PRECISION)
-        product = tl.dot(low_left, right.T, product, input_precision=PRECISION)
+        product = tl.dot(left[0], right[1].T, product, input_precision=PRECISION)
+        product = tl.dot(left[1], right[0].T, product, input_precision=PRECISION)
     return product
 
 
@@ -123,18 +139,15 @@ def forward(
 ):  # fmt: skip
     batch = tl.program_id(1).to(tl.int64)
     row, channel = tl.program_id(0) * ROWS, tl.program_id(2) * CHANNELS
-    queries = _matrix(query, batch, n, d, ROWS, WIDTH).load([row, 0])
-    low_queries = _matrix(low_query, batch, n, d, ROWS, WIDTH).load([row, 0]) if HALVES else queries
-    all_keys = _matrix(key, batch, m, d, STEP, WIDTH)
-    all_low_keys = _matrix(low_key, batch, m, d, STEP, WIDTH) if HALVES else all_keys
+    queries = _loaded(_pair(query, low_query, batch, n, d, ROWS, WIDTH, HALVES), row, HALVES)
+    all_keys = _pair(key, low_key, batch, m, d, STEP, WIDTH, HALVES)
     all_values = _matrix(value, batch, m, c, STEP, CHANNELS)
     top = tl.full((ROWS,), -float("inf"), tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
     gathered = tl.zeros((ROWS, CHANNELS), tl.float32)
     for start in tl.range(0, m, STEP, warp_specialize=SPECIALIZED):
-        keys = all_keys.load([start, 0])
-        low_keys = all_low_keys.load([start, 0]) if HALVES else keys
-        scores = _product(queries, low_queries, keys, low_keys, PRECISION, HALVES)
+        keys = _loaded(all_keys, start, HALVES)
+        scores = _product(queries, keys, PRECISION, HALVES)
         scores = tl.where((start + tl.arange(0, STEP) < m)[None, :], scores, -float("inf"))
         higher = tl.maximum(tl.maximum(top, tl.max(scores, 1) * scale), LEAST)  # finite, if all scores are −∞
         shrink, weights = tl.exp2(top - higher), tl.exp2(scores * scale - higher[:, None])
@@ -160,16 +173,13 @@ def grad_value(
     """dV = Sᵀ dE: a program has a block of keys and channels, and goes over the queries."""
     batch = tl.program_id(1).to(tl.int64)
     row, channel = tl.program_id(0) * ROWS, tl.program_id(2) * CHANNELS
-    keys = _matrix(key, batch, m, d, ROWS, WIDTH).load([row, 0])
-    low_keys = _matrix(low_key, batch, m, d, ROWS, WIDTH).load([row, 0]) if HALVES else keys
-    all_queries = _matrix(query, batch, n, d, STEP, WIDTH)
-    all_low_queries = _matrix(low_query, batch, n, d, STEP, WIDTH) if HALVES else all_queries
+    keys = _loaded(_pair(key, low_key, batch, m, d, ROWS, WIDTH, HALVES), row, HALVES)
+    all_queries = _pair(query, low_query, batch, n, d, STEP, WIDTH, HALVES)
     all_gradients = _matrix(grad, batch, n, c, STEP, CHANNELS)
     total = tl.zeros((ROWS, CHANNELS), tl.float32)
     for start in tl.range(0, n, STEP, warp_specialize=SPECIALIZED):
-        queries = all_queries.load([start, 0])
-        low_queries = all_low_queries.load([start, 0]) if HALVES else queries
-        scores = _product(keys, low_keys, queries, low_queries, PRECISION, HALVES)
+        queries = _loaded(all_queries, start, HALVES)
+        scores = _product(keys, queries, PRECISION, HALVES)
         beyond = _numbers(logsumexp, batch, start + tl.arange(0, STEP), n, float("inf"))
         weights = tl.exp2(scores * scale - beyond[None, :])
         gradients = all_gradients.load([start, channel])
@@ -202,19 +212,16 @@ def grad_key(
     row = tl.program_id(0) * ROWS
     inside = (row + tl.arange(0, ROWS) < m)[:, None]
     width = tl.arange(0, WIDTH)[None, :]
-    keys = _matrix(key, batch, m, d, ROWS, WIDTH).load([row, 0])
-    low_keys = _matrix(low_key, batch, m, d, ROWS, WIDTH).load([row, 0]) if HALVES else keys
+    keys = _loaded(_pair(key, low_key, batch, m, d, ROWS, WIDTH, HALVES), row, HALVES)
     all_values = _matrix(value, batch, m, c, ROWS, CHANNELS)
     values = all_values.load([row, 0])
-    all_queries = _matrix(query, batch, n, d, STEP, WIDTH)
-    all_low_queries = _matrix(low_query, batch, n, d, STEP, WIDTH) if HALVES else all_queries
+    all_queries = _pair(query, low_query, batch, n, d, STEP, WIDTH, HALVES)
     all_gradients = _matrix(grad, batch, n, c, STEP, CHANNELS)
     total = tl.zeros((ROWS, WIDTH), tl.float32)
     for start in range(0, n, STEP):
         rows = start + tl.arange(0, STEP)
-        queries = all_queries.load([start, 0])
-        low_queries = all_low_queries.load([start, 0]) if HALVES else queries
-        scores = _product(keys, low_keys, queries, low_queries, PRECISION, HALVES)
+        queries = _loaded(all_queries, start, HALVES)
+        scores = _product(keys, queries, PRECISION, HALVES)
         scores = tl.where(inside, scores, -float("inf"))
         weights = tl.exp2(scores * scale - _numbers(logsumexp, batch, rows, n, float("inf"))[None, :])
         grad_weights = tl.dot(values, all_gradients.load([start, 0]).T, input_precision=PRECISION)
@@ -222,10 +229,10 @@ def grad_key(
             others, gradients = all_values.load([row, channel]), all_gradients.load([start, channel])
             grad_weights = tl.dot(others, gradients.T, grad_weights, input_precision=PRECISION)
         grad_scores = weights * (grad_weights - _numbers(inner, batch, rows, n, 0.0)[None, :])
-        grad_scores = grad_scores.to(queries.dtype)
-        total = tl.dot(grad_scores, queries, total, input_precision=PRECISION)
+        grad_scores = grad_scores.to(queries[0].dtype)
+        total = tl.dot(grad_scores, queries[0], total, input_precision=PRECISION)
         if ADDED:
-            part = tl.dot(grad_scores.T, keys, input_precision=PRECISION) * (scale * LN_2)
+            part = tl.dot(grad_scores.T, keys[0], input_precision=PRECISION) * (scale * LN_2)
             places = batch * n * d + rows[:, None] * d + width
             tl.atomic_add(grad_query + places, part, mask=(rows < n)[:, None] & (width < d), sem="relaxed")
     _matrix(grad_key, batch, m, d, ROWS, WIDTH).store([row, 0], (total * (scale * LN_2)).to(grad_key.dtype.element_ty))
@@ -242,28 +249,25 @@ def grad_query(
     batch = tl.program_id(1).to(tl.int64)
     row = tl.program_id(0) * ROWS
     rows = row + tl.arange(0, ROWS)
-    queries = _matrix(query, batch, n, d, ROWS, WIDTH).load([row, 0])
-    low_queries = _matrix(low_query, batch, n, d, ROWS, WIDTH).load([row, 0]) if HALVES else queries
+    queries = _loaded(_pair(query, low_query, batch, n, d, ROWS, WIDTH, HALVES), row, HALVES)
     all_gradients = _matrix(grad, batch, n, c, ROWS, CHANNELS)
     gradients = all_gradients.load([row, 0])
-    all_keys = _matrix(key, batch, m, d, STEP, WIDTH)
-    all_low_keys = _matrix(low_key, batch, m, d, STEP, WIDTH) if HALVES else all_keys
+    all_keys = _pair(key, low_key, batch, m, d, STEP, WIDTH, HALVES)
     all_values = _matrix(value, batch, m, c, STEP, CHANNELS)
     beyond = _numbers(logsumexp, batch, rows, n, float("inf"))[:, None]
     subtracted = _numbers(inner, batch, rows, n, 0.0)[:, None]
     total = tl.zeros((ROWS, WIDTH), tl.float32)
     for start in range(0, m, STEP):
-        keys = all_keys.load([start, 0])
-        low_keys = all_low_keys.load([start, 0]) if HALVES else keys
-        scores = _product(queries, low_queries, keys, low_keys, PRECISION, HALVES)
+        keys = _loaded(all_keys, start, HALVES)
+        scores = _product(queries, keys, PRECISION, HALVES)
         scores = tl.where((start + tl.arange(0, STEP) < m)[None, :], scores, -float("inf"))
         weights = tl.exp2(scores * scale - beyond)
         grad_weights = tl.dot(gradients, all_values.load([start, 0]).T, input_precision=PRECISION)
         for channel in range(CHANNELS, ALL, CHANNELS):
             others, values = all_gradients.load([row, channel]), all_values.load([start, channel])
             grad_weights = tl.dot(others, values.T, grad_weights, input_precision=PRECISION)
-        grad_scores = (weights * (grad_weights - subtracted)).to(keys.dtype)
-        total = tl.dot(grad_scores, keys, total, input_precision=PRECISION)
+        grad_scores = (weights * (grad_weights - subtracted)).to(keys[0].dtype)
+        total = tl.dot(grad_scores, keys[0], total, input_precision=PRECISION)
     found = (total * (scale * LN_2)).to(grad_query.dtype.element_ty)
     _matrix(grad_query, batch, n, d, ROWS, WIDTH).store([row, 0], found)
 

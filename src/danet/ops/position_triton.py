@@ -70,7 +70,7 @@ def attend_backward(
     common |= {"grad": grad, "logsumexp": (logsumexp * LOG2_E).float().contiguous()}
     grad_value = torch.empty_like(values)
     kernels.run(kernels.grad_value, grad_value.shape, **common, grad_value=grad_value)
-    common |= {"value": values, "inner": inner, "ALL": _power_of_two(common["c"])}
+    common |= {"value": values, "inner": inner, "ALL": kernels.next_power_of_2(common["c"])}
     sums = torch.float32 if common["HALVES"] else value.dtype
     added = not torch.are_deterministic_algorithms_enabled()
     grad_key = key.new_empty(*key.shape[:2], common["d"], dtype=sums)
@@ -119,11 +119,11 @@ def _prepared(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[
     tensors = {"query": query, "low_query": low_query, "key": key, "low_key": low_key}
     numbers = {"scale": scale * LOG2_E, "n": n, "m": m, "d": d, "c": c}
     tuned = TUNED and not torch.are_deterministic_algorithms_enabled()
-    numbers["size"] = _power_of_two(max(n, m)) if tuned else 0
+    numbers["size"] = kernels.next_power_of_2(max(n, m)) if tuned else 0
     major, minor = torch.cuda.get_device_capability(query.device) if query.is_cuda else (0, 0)
     numbers["chip"] = 10 * major + minor
     constants = {
-        "WIDTH": max(16, _power_of_two(d)),
+        "WIDTH": max(16, kernels.next_power_of_2(d)),
         "HALVES": halves,
         "PRECISION": "ieee" if exact else "tf32",
     }
@@ -132,11 +132,6 @@ def _prepared(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[
 
 def _as(grad: Tensor, x: Tensor) -> Tensor:
     return grad[..., : x.shape[-1]].to(x.dtype).contiguous()
-
-
-def _power_of_two(size: int) -> int:
-    """The first that is no smaller."""
-    return 1 << (size - 1).bit_length()
 
 
 def _halves(x: Tensor) -> tuple[Tensor, Tensor]:

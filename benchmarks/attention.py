@@ -41,7 +41,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def naive(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    return torch.softmax(query @ key.mT, dim=-1) @ value
+    return torch.softmax(query @ key.mT, dim=-1).to(value.dtype) @ value
 
 
 def forward(attention: Callable[..., Tensor], inputs: list[Tensor], grad: Tensor) -> list[Tensor]:
@@ -59,17 +59,26 @@ PASSES = {"forward": forward, "forward + backward": forward_backward}
 PRODUCTS = {"forward": 1, "forward + backward": 3}  # of each width
 
 
-def tensors(positions: int, precision: str, queries: int | None = None) -> tuple[list[Tensor], Tensor]:
-    """Query, key and value whose energies have a standard deviation of 3, and a gradient for the output."""
+def tensors(
+    positions: int,
+    precision: str,
+    queries: int | None = None,
+    batch: int = 1,
+    scored: torch.dtype = torch.float32,
+) -> tuple[list[Tensor], Tensor]:
+    """Query, key and value whose energies have a standard deviation of 3, and a gradient for the output.
+
+    Query and key are of the type `scored`, all else of that of `precision`.
+    """
     generator = torch.Generator().manual_seed(0)
     lengths = (queries or positions, positions, positions)
     amplitudes = (3**0.5 / WIDTHS[0] ** 0.25, 3**0.5 / WIDTHS[0] ** 0.25, 1.0)
+    types = (scored, scored, TYPES[precision])
     inputs = [
-        torch.randn(1, n, c, generator=generator).mul_(a).to(DEVICE)
-        for n, c, a in zip(lengths, WIDTHS, amplitudes, strict=True)
+        torch.randn(batch, n, c, generator=generator).mul_(a).to(DEVICE, dtype)
+        for n, c, a, dtype in zip(lengths, WIDTHS, amplitudes, types, strict=True)
     ]
-    grad = torch.randn(1, lengths[0], WIDTHS[2], generator=generator).to(DEVICE, TYPES[precision])
-    inputs[2] = inputs[2].to(TYPES[precision])
+    grad = torch.randn(batch, lengths[0], WIDTHS[2], generator=generator).to(DEVICE, TYPES[precision])
     return [x.requires_grad_() for x in inputs], grad
 
 

@@ -32,26 +32,21 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import flex_attention
 
+from attention import DEVICE, WIDTHS, naive, seconds, tensors
 from danet.ops import position_attention
 from danet.ops.position import Backend
 from danet.training.provenance import describe_run, peak_memory, reset_peak_memory, resident_memory
 from table import write_table
 from training import Task, our_step
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 POSITIONS, BATCHES = (2700, 9216, 32_768, 138_240), (1, 8)
-WIDTHS = (64, 64, 512)
-TYPES = {"bfloat16": (torch.bfloat16, torch.bfloat16), "values in bfloat16": (torch.float32, torch.bfloat16)}
+SCORED = {"bfloat16": torch.bfloat16, "values in bfloat16": torch.float32}  # the types of query and key
 REPETITIONS, ENOUGH = 10, 3.0  # samples of each, and seconds
 AT_LEAST = 0.02  # seconds of a sample
 DETERMINISTIC = "danet, triton, deterministic"
 STEP = Task(8, (768, 768), 19, "bfloat16")
 Attention = Callable[..., Tensor]
 FLEX = torch.compile(flex_attention, dynamic=False)
-
-
-def naive(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    return torch.softmax(query @ key.mT, dim=-1).to(value.dtype) @ value
 
 
 def sdpa(query: Tensor, key: Tensor, value: Tensor, backend: SDPBackend) -> Tensor:
@@ -94,44 +89,25 @@ IMPLEMENTATIONS: dict[str, Attention] = {
 }  # fmt: skip
 
 
-def tensors(batch: int, positions: int, kind: str) -> tuple[list[Tensor], Tensor]:
-    """Query, key and value whose energies have a standard deviation of 3, and a gradient for the output."""
-    generator = torch.Generator(DEVICE).manual_seed(0)
-    draw = partial(torch.randn, generator=generator, device=DEVICE)
-    amplitudes = (3**0.5 / WIDTHS[0] ** 0.25, 3**0.5 / WIDTHS[0] ** 0.25, 1.0)
-    types = (TYPES[kind][0], *TYPES[kind])
-    inputs = [
-        draw(batch, positions, width).mul_(a).to(dtype)
-        for width, a, dtype in zip(WIDTHS, amplitudes, types, strict=True)
-    ]
-    return [x.requires_grad_() for x in inputs], draw(batch, positions, WIDTHS[2]).to(types[2])
-
-
 def run(name: str, inputs: list[Tensor], grad: Tensor | None) -> Tensor:
     """The output of an implementation; with a gradient also backward."""
     torch.use_deterministic_algorithms(name == DETERMINISTIC)
-    with torch.set_grad_enabled(grad is not None):
-        output = IMPLEMENTATIONS[name](*inputs)
-        if grad is not None:
-            torch.autograd.grad(output, inputs, grad)
-    torch.use_deterministic_algorithms(False)
+    try:
+        with torch.set_grad_enabled(grad is not None):
+            output = IMPLEMENTATIONS[name](*inputs)
+            if grad is not None:
+                torch.autograd.grad(output, inputs, grad)
+    finally:
+        torch.use_deterministic_algorithms(False)
     return output.detach()
 
 
-def seconds(work: Callable[[], object], at_least: float = 0.0) -> float:
-    """Of one call, among as many in a row as take `at_least` seconds, so that the GPU waits for no Python."""
-    wait = torch.cuda.synchronize if DEVICE.type == "cuda" else lambda: None
+def sampled(work: Callable[[], object]) -> float:
+    """Seconds of one call, among as many in a row as take AT_LEAST, so that the GPU waits for no Python."""
     calls = 1
-    while True:
-        wait()
-        start = time.perf_counter()
-        for _ in range(calls):
-            work()
-        wait()
-        took = time.perf_counter() - start
-        if took >= at_least:
-            return took / calls
+    while (took := seconds(lambda: [work() for _ in range(calls)])) < AT_LEAST:  # noqa: B023 (it runs at once)
         calls *= 2
+    return took / calls
 
 
 def judged(output: Tensor, inputs: list[Tensor]) -> dict[str, str]:
@@ -160,7 +136,7 @@ def tried(work: dict[str, Callable[[], Any]], judge: Callable[[Any], dict[str, A
     start = time.perf_counter()
     while times and len(next(iter(times.values()))) < REPETITIONS:
         for name, measured in times.items():
-            measured.append(seconds(work[name], AT_LEAST))
+            measured.append(sampled(work[name]))
         if time.perf_counter() - start > ENOUGH * len(times):
             break
     for name, measured in times.items():
@@ -170,8 +146,8 @@ def tried(work: dict[str, Callable[[], Any]], judge: Callable[[Any], dict[str, A
 
 def attention_rows(batch: int, positions: int, best: float) -> Iterator[dict[str, Any]]:
     torch.compiler.reset()  # or FlexAttention is compiled for no more sizes after eight
-    for kind in TYPES:
-        inputs, grad = tensors(batch, positions, kind)
+    for kind, scored in SCORED.items():
+        inputs, grad = tensors(positions, "bfloat16", batch=batch, scored=scored)
         for direction, factor in (("forward", 1), ("forward + backward", 3)):
             work = {name: partial(run, name, inputs, grad if factor > 1 else None) for name in IMPLEMENTATIONS}
             flop = factor * 2 * batch * positions**2 * (WIDTHS[0] + WIDTHS[2])

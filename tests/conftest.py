@@ -37,6 +37,13 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def determinism() -> Iterator[None]:
+    """What a test asks of it ends with the test."""
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
 @pytest.fixture(scope="session")
 def camvid_root() -> Path:
     """The folder that DANET_CAMVID names."""

@@ -70,13 +70,6 @@ def tried(monkeypatch) -> dict[str, list[Blocks]]:
     return found
 
 
-@pytest.fixture
-def deterministic() -> Iterator[None]:
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
 def by_triton(query, key, value, scale=0.5):
     return position_attention(query, key, value, scale, backend="triton")
 
@@ -146,7 +139,8 @@ def test_energies_far_below_those_of_no_key():
         check([query.abs() + 5, -key.abs() - 15, value], scale=0.5, tolerance=1e-4)
 
 
-def test_where_nothing_may_be_tuned_one_size_of_blocks_is_taken_and_bits_stay(deterministic, tried):
+def test_where_nothing_may_be_tuned_one_size_of_blocks_is_taken_and_bits_stay(determinism, tried):
+    torch.use_deterministic_algorithms(True)
     inputs = tensors((1,), 70, 90, 8, 12, torch.float32, spread=3.0)
     first, second = ((by_triton(*inputs), *gradients(by_triton, inputs)) for _ in range(2))
     assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))

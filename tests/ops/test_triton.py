@@ -26,13 +26,6 @@ def report(monkeypatch):
     return importlib.import_module("triton_kernels")
 
 
-@pytest.fixture
-def determinism():
-    """What a test asks of it ends with the test."""
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
 @with_triton
 def test_in_the_interpreter():
     """It must be asked for before the kernels are made."""
@@ -109,14 +102,14 @@ class NoGpu:
 @with_triton
 @pytest.mark.slow
 @pytest.mark.parametrize("deterministic", [False, True])
-def test_all_but_the_launch_itself(deterministic, determinism, monkeypatch, tmp_path):
+def test_all_but_the_launch_itself(deterministic, determinism, report, monkeypatch, tmp_path):
     """From the call through tuner and compiler, with the arguments as they come; warnings are errors here too."""
     from triton.runtime.driver import driver
     from triton.runtime.jit import JITFunction
 
-    from danet.ops import position_kernels, position_triton
+    from danet.ops import position_triton
 
-    compiled, run = [], JITFunction.run
+    kernels, compiled, run = report.position_kernels, [], JITFunction.run
 
     def prepared(self, *args, **options):
         compiled.append((self.__name__, options["ROWS"], options.get("STEP"), options["CHANNELS"]))
@@ -127,8 +120,8 @@ def test_all_but_the_launch_itself(deterministic, determinism, monkeypatch, tmp_
     torch.use_deterministic_algorithms(deterministic)
     monkeypatch.setattr(driver, "_active", NoGpu())
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    for name in ("forward", "grad_value", "grad_key", "grad_query"):
-        monkeypatch.setattr(getattr(position_kernels, name), "cache", {})
+    for name in report.KERNELS:
+        monkeypatch.setattr(getattr(kernels, name), "cache", {})
     for types in ([torch.float16] * 3, [torch.float32, torch.float32, torch.bfloat16], [torch.float32] * 3):
         query, key, value = (x.to(kind) for x, kind in zip(tensors((1,), 33, 77, 5, 11), types, strict=True))
         output, logsumexp = position_triton.attend(query, key, value, 1.0)
@@ -141,7 +134,7 @@ def test_all_but_the_launch_itself(deterministic, determinism, monkeypatch, tmp_
         assert compiled.count(("forward", 64, 32, 64)) == 2 * 2
         assert compiled.count(("forward", 64, 64, 64)) == 2
         assert [one for one in compiled if one[0] == "forward"][-3:] == [
-            ("forward", *blocks[:3]) for blocks in (*position_kernels.TRUE, position_kernels.TRUE[0])
+            ("forward", *blocks[:3]) for blocks in (*kernels.TRUE, kernels.TRUE[0])
         ]
 
 

@@ -15,6 +15,8 @@ from danet.errors import InputError
 Precision = Literal["float32", "bfloat16", "float16"]
 PIXELS = 2**18
 """Of a batch on a CPU: one window of 512×512, for which a ResNet-50 takes a quarter of a gigabyte."""
+BYTES_A_PIXEL = 1024
+"""Of a forward, as a DANet-ResNet50 in float32 takes (docs/performance.md: 1.9 GB at 1024×2048)."""
 _LACKS = ("allocate memory", "out of memory", "not enough memory", "bad_alloc", "ALLOC_FAILED")
 """What torch says where memory lacks, in errors that their type does not tell from others."""
 GROUP = Path("/sys/fs/cgroup")
@@ -50,11 +52,11 @@ def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractC
 def batch_pixels(device: torch.device) -> int:
     """How many pixels of windows or views go through a network at once; the same in every run on a device.
 
-    On a CPU more brings nothing. On a GPU it is an eighth of its memory, at the kilobyte a pixel of a ResNet-50.
+    On a CPU more brings nothing. On a GPU they take an eighth of its memory.
     """
     if device.type != "cuda":
         return PIXELS
-    return max(torch.cuda.get_device_properties(device).total_memory // 8192, PIXELS)
+    return max(torch.cuda.get_device_properties(device).total_memory // (8 * BYTES_A_PIXEL), PIXELS)
 
 
 def free_memory(device: torch.device) -> int | None:

@@ -8,15 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from danet.inference.device import free_memory
+from danet.inference.device import BYTES_A_PIXEL, free_memory
 
 LONG = 20.0
 """Seconds from which on a forward is told of."""
 LARGE = 2**20
 """Pixels under which none is looked into."""
 PROBE = 256
-BYTES = 1024
-"""Of memory for a pixel, as a DANet-ResNet50 in float32 takes (docs/performance.md: 1.9 GB at 1024×2048)."""
 
 
 class Forewarning:
@@ -39,7 +37,7 @@ class Forewarning:
         if self._seconds_a_pixel is None:
             piece = images[:1, :, :PROBE, :PROBE]
             self._seconds_a_pixel = min(self._seconds(piece) for _ in range(2)) / piece[0, 0].numel()
-        seconds, memory, free = self._seconds_a_pixel * pixels, BYTES * pixels, free_memory(self.device)
+        seconds, memory, free = self._seconds_a_pixel * pixels, BYTES_A_PIXEL * pixels, free_memory(self.device)
         told = [f"{seconds:,.0f} s or more"] if seconds > LONG else []
         if free is not None and memory > free / 2:
             told.append(f"about {memory / 1e9:.1f} GB of memory, of which {free / 1e9:.1f} GB are free")

@@ -184,12 +184,12 @@ async def told(request: Request, error: Exception) -> Response:
         case RequestValidationError():
             first = error.errors()[0]
             where, name = first["loc"][0], first["loc"][-1]
-            if first["type"] == "extra_forbidden":
-                words = f"There is no parameter {_short(name)!r}; there are {' and '.join(Asked.model_fields)}."
-                return Problem("bad_parameter", words).response()
             if where == "query":
                 rule = first["msg"].replace("Input s", "s").replace("String s", "s")
-                return Problem("bad_parameter", f"{name} is {_short(first['input'])!r}, but {rule}.").response()
+                words = f"{name} is {_short(first['input'])!r}, but {rule}."
+                if first["type"] == "extra_forbidden":
+                    words = f"There is no parameter {_short(name)!r}; there are {' and '.join(Asked.model_fields)}."
+                return Problem("bad_parameter", words).response()
         case HTTPException(status_code=405):
             allowed = ", ".join(sorted((error.headers or {}).get("Allow", "").split(", ")))
             words = f"{path} has no {request.method}; use {allowed}."
